@@ -1,0 +1,146 @@
+"""Stochastic interpolants in PyTorch: from samples of two densities to a map between them.
+
+The default configuration is Iterative alpha-(de)Blending: the linear interpolant without latent noise,
+learned by regression and sampled by Euler steps along the flow.
+
+Two things are called quadratic: ``interpolants.Quadratic`` is the objective, and the latent-noise
+amplitude t(1 - t) is ``interpolants.gammas.Quadratic``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from interpolants import couplings, families, fields, gammas, interpolant, losses, oracles, samplers
+from interpolants.checks import InterpolantError, check_interpolant
+from interpolants.couplings import Coupling, Independent, OptimalTransport, Pairs
+from interpolants.families import (
+    Affine,
+    EncodingDecoding,
+    Linear,
+    Mirror,
+    Trigonometric,
+    VariancePreserving,
+)
+from interpolants.fields import Field, FieldUnavailable, LearnedField
+from interpolants.gammas import Brownian, Gamma, SineSquared, Zero
+from interpolants.interpolant import Interpolant, InterpolantSample, SpatiallyLinear
+from interpolants.losses import (
+    X0,
+    X1,
+    Beta,
+    Denoiser,
+    Importance,
+    LogitNormal,
+    Quadratic,
+    Regression,
+    Score,
+    Stratified,
+    Uniform,
+    Velocity,
+)
+from interpolants.oracles import (
+    DataOracle,
+    GaussianMixture,
+    MixtureOracle,
+    deblending_chain,
+    random_walk,
+)
+from interpolants.samplers import ODESampler, Trajectory
+
+if TYPE_CHECKING:
+    from interpolants import data, metrics, networks, plotting, training
+    from interpolants.metrics import energy_distance, mmd, path_energy, sliced_wasserstein2, wasserstein2
+    from interpolants.networks import MLP
+    from interpolants.training import Trainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MLP",
+    "X0",
+    "X1",
+    "Affine",
+    "Beta",
+    "Brownian",
+    "Coupling",
+    "DataOracle",
+    "Denoiser",
+    "EncodingDecoding",
+    "Field",
+    "FieldUnavailable",
+    "Gamma",
+    "GaussianMixture",
+    "Importance",
+    "Independent",
+    "Interpolant",
+    "InterpolantError",
+    "InterpolantSample",
+    "LearnedField",
+    "Linear",
+    "LogitNormal",
+    "Mirror",
+    "MixtureOracle",
+    "ODESampler",
+    "OptimalTransport",
+    "Pairs",
+    "Quadratic",
+    "Regression",
+    "Score",
+    "SineSquared",
+    "SpatiallyLinear",
+    "Stratified",
+    "Trainer",
+    "Trajectory",
+    "Trigonometric",
+    "Uniform",
+    "VariancePreserving",
+    "Velocity",
+    "Zero",
+    "check_interpolant",
+    "couplings",
+    "data",
+    "deblending_chain",
+    "energy_distance",
+    "families",
+    "fields",
+    "gammas",
+    "interpolant",
+    "losses",
+    "metrics",
+    "mmd",
+    "networks",
+    "oracles",
+    "path_energy",
+    "plotting",
+    "random_walk",
+    "samplers",
+    "sliced_wasserstein2",
+    "training",
+    "wasserstein2",
+]
+
+# Imported when first used, to keep `import interpolants` as light as `import torch`.
+_LAZY_FOLDERS = ("data", "metrics", "networks", "plotting", "training")
+_LAZY_NAMES = {
+    "MLP": "networks",
+    "Trainer": "training",
+    "energy_distance": "metrics",
+    "mmd": "metrics",
+    "path_energy": "metrics",
+    "sliced_wasserstein2": "metrics",
+    "wasserstein2": "metrics",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_FOLDERS:
+        return importlib.import_module(f"interpolants.{name}")
+    if name in _LAZY_NAMES:
+        return getattr(importlib.import_module(f"interpolants.{_LAZY_NAMES[name]}"), name)
+    raise AttributeError(f"module 'interpolants' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,350 @@
+"""The conformance check for a user's own interpolant."""
+
+from __future__ import annotations
+
+import types
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from interpolants._tensors import Time
+from interpolants.gammas import Gamma
+from interpolants.interpolant import Interpolant, SpatiallyLinear
+
+# Times of the finite differences: none is a round number, where a path might be special.
+_TIMES = (0.0127, 0.137, 0.2931, 0.4373, 0.5871, 0.7233, 0.8779, 0.9871)
+_STEP = 1e-5
+
+
+class InterpolantError(ValueError):
+    """Raised by :func:`check_interpolant`; its message names every promise that is broken.
+
+    Attributes:
+        broken: One line for each broken promise.
+    """
+
+    def __init__(self, name: str, broken: list[str]) -> None:
+        self.broken = broken
+        count = "1 promise" if len(broken) == 1 else f"{len(broken)} promises"
+        super().__init__("\n".join([f"{name} breaks {count}:", *(f"  - {line}" for line in broken)]))
+
+
+def check_interpolant(interpolant: Interpolant) -> None:
+    """Check that an interpolant keeps what losses, samplers and exact fields rely on.
+
+    It starts and ends where it should; every derivative, written or automatic, agrees with finite
+    differences; gamma is zero at both ends, never negative, and gamma gamma' is finite; shapes, dtypes
+    and devices are kept; t may be a float, ``()`` or ``(B,)`` and x any shape ``(B, *D)``; it compiles
+    into one graph and works under ``torch.func.vmap``. A path that only takes one shape of x (such as
+    points of the plane) is checked on the first of (B, 2), (B, 3), (B, 16) and (B, 3, 4, 4) that it takes.
+
+    Args:
+        interpolant: The interpolant. If it is also an ``nn.Module`` its parameters are left as they are.
+
+    Raises:
+        TypeError: When it is no Interpolant.
+        InterpolantError: When a promise is broken; the message names each one, with the numbers seen.
+
+    Example:
+        >>> from interpolants import Affine, Linear
+        >>> check_interpolant(Linear())
+        >>> check_interpolant(Affine(lambda t: 1 - t / 2, lambda t: t))
+        Traceback (most recent call last):
+        ...
+        interpolants.checks.InterpolantError: Affine breaks 1 promise:
+          - the path must end at x1: at t = 1 it is off by up to ... (alpha(1) = 0.5, beta(1) = 1)
+    """
+    if not isinstance(interpolant, Interpolant):
+        kind = interpolant.__name__ if isinstance(interpolant, type) else type(interpolant).__name__
+        hint = f"; make an instance: {kind}()" if isinstance(interpolant, type) else ""
+        raise TypeError(f"check_interpolant needs an Interpolant; got {kind}{hint}")
+    with warnings.catch_warnings():
+        # Forward-mode differentiation and the compiler announce deprecations of torch's own.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        broken = list(dict.fromkeys(_Check(interpolant).broken()))
+    if broken:
+        raise InterpolantError(type(interpolant).__name__, broken)
+
+
+class _Check:
+    def __init__(self, interpolant: Interpolant) -> None:
+        self.mine = interpolant
+        self.dtype = torch.float64
+        self.device = torch.device("cpu")
+        if isinstance(interpolant, torch.nn.Module):
+            for tensor in (*interpolant.parameters(), *interpolant.buffers()):
+                if tensor.is_floating_point():
+                    self.dtype, self.device = tensor.dtype, tensor.device
+        self.learnable = isinstance(interpolant, torch.nn.Module)
+        # Finite differences of a single-precision path need a longer step and allow more.
+        self.step = _STEP if self.dtype == torch.float64 else 1e-2
+        self.tolerance = 1e-6 if self.dtype == torch.float64 else 1e-3
+
+    def broken(self) -> Iterator[str]:
+        try:
+            self.shape = self._shape()
+        except Exception as error:
+            yield f"interpolate must take t of shape (B,) and x0, x1 of shape (B, *D): {_say(error)}"
+            return
+        for promise in (
+            self._ends,
+            self._weights,
+            self._gamma,
+            self._derivative,
+            self._sample,
+            self._times,
+            self._shapes,
+            self._dtypes,
+            self._vmap,
+            self._compile,
+        ):
+            try:
+                yield from promise()
+            except Exception as error:
+                yield f"{promise.__name__.strip('_')}: {_say(error)}"
+
+    def _shape(self) -> tuple[int, ...]:
+        failures = []
+        for shape in ((5, 2), (5, 3), (5, 16), (5, 3, 4, 4)):
+            try:
+                self.mine.interpolate(self._time(0.3, 5), *self._ends_of(shape))
+            except Exception as error:
+                failures.append(error)
+            else:
+                return shape
+        raise failures[0]
+
+    def _ends_of(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn((2, *shape), generator=generator, dtype=torch.float64)
+        x0, x1 = x.to(self.device, dtype or self.dtype)
+        return x0, x1
+
+    def _time(self, t: float, rows: int) -> Tensor:
+        return torch.full((rows,), t, dtype=self.dtype, device=self.device)
+
+    def _ends(self) -> Iterator[str]:
+        x0, x1 = self._ends_of(self.shape)
+        promised = self.mine.ends(x0, x1)
+        for t, verb, name, end in ((0, "start", "x0", promised[0]), (1, "end", "x1", promised[1])):
+            got = self.mine.interpolate(self._time(t, len(x0)), x0, x1)
+            off = _worst(got, end)
+            if not off <= self.tolerance:
+                yield f"the path must {verb} at {name}: at t = {t} it is off by up to {off:.3g}{self._at(t)}"
+
+    def _at(self, t: int) -> str:
+        if not isinstance(self.mine, SpatiallyLinear):
+            return ""
+        time = self._time(t, 1)
+        alpha, beta = (float(torch.as_tensor(f(time)).max()) for f in (self.mine.alpha, self.mine.beta))
+        return f" (alpha({t}) = {alpha:.3g}, beta({t}) = {beta:.3g})"
+
+    def _weights(self) -> Iterator[str]:
+        mine = self.mine
+        if isinstance(mine, SpatiallyLinear):
+            yield from self._slope("alpha_derivative", mine.alpha_derivative, mine.alpha)
+            yield from self._slope("beta_derivative", mine.beta_derivative, mine.beta)
+            yield from self._slope(
+                "half_alpha_squared_derivative", mine.half_alpha_squared_derivative, _half_square(mine.alpha)
+            )
+            yield from self._slope(
+                "half_beta_squared_derivative", mine.half_beta_squared_derivative, _half_square(mine.beta)
+            )
+
+    def _gamma(self) -> Iterator[str]:
+        gamma = self.mine.gamma
+        if not isinstance(gamma, Gamma):
+            yield f"gamma must be a Gamma, such as Brownian(); got {type(gamma).__name__}"
+            return
+        name = type(gamma).__name__
+        ends = self._grid([0.0, 1.0])
+        for t, value, squared in zip(
+            (0, 1), _detached(gamma(ends)), _detached(gamma.squared(ends)), strict=True
+        ):
+            if not (abs(value) <= self.tolerance and abs(squared) <= self.tolerance):
+                yield (
+                    f"gamma must be zero at both ends: {name} has gamma({t}) = {value:.3g} "
+                    f"and gamma({t})^2 = {squared:.3g}"
+                )
+        times = self._grid(torch.linspace(0, 1, 101).tolist())
+        values = gamma(times)
+        if not bool((values >= -self.tolerance).all()):
+            worst = int(values.nan_to_num(nan=-torch.inf).argmin())
+            yield (
+                f"gamma must be non-negative: {name} has gamma({float(times[worst]):.3g}) = "
+                f"{float(values[worst]):.3g}"
+            )
+        off = _worst(gamma.squared(times), values.square())
+        if not off <= self.tolerance:
+            yield f"gamma.squared must be gamma^2: {name} differs by up to {off:.3g}"
+        product = gamma.half_squared_derivative(times)
+        if not bool(torch.isfinite(product).all()):
+            worst = int((~torch.isfinite(product)).int().argmax())
+            yield (
+                f"gamma gamma' must be finite on [0, 1]: {name}.half_squared_derivative"
+                f"({float(times[worst]):.3g}) = {float(product[worst])}"
+            )
+        yield from self._slope(f"{name}.derivative", gamma.derivative, gamma)
+        yield from self._slope(
+            f"{name}.half_squared_derivative", gamma.half_squared_derivative, lambda t: gamma.squared(t) / 2
+        )
+
+    def _derivative(self) -> Iterator[str]:
+        x0, x1 = self._ends_of((len(_TIMES), *self.shape[1:]))
+        mine = self.mine
+        yield from self._slope(
+            "derivative", lambda t: mine.derivative(t, x0, x1), lambda t: mine.interpolate(t, x0, x1)
+        )
+
+    def _sample(self) -> Iterator[str]:
+        x0, x1 = self._ends_of((len(_TIMES), *self.shape[1:]))
+        z = x1.flip(0)
+        mine = self.mine
+        yield from self._slope(
+            "xt_dot of sample",
+            lambda t: mine.sample(t, x0, x1, z).xt_dot,
+            lambda t: mine.sample(t, x0, x1, z).xt,
+        )
+        times = self._grid(_TIMES)
+        latent = mine.gamma(times).reshape(-1, *(1,) * (x0.ndim - 1)) * z
+        off = _worst(mine.sample(times, x0, x1, z).xt, mine.interpolate(times, x0, x1) + latent)
+        if not off <= self.tolerance:
+            yield f"xt of sample must be interpolate(t, x0, x1) + gamma(t) z: off by up to {off:.3g}"
+
+    def _slope(
+        self, name: str, derivative: Callable[[Tensor], Tensor], function: Callable[[Tensor], Tensor]
+    ) -> Iterator[str]:
+        """Yield a line when a derivative disagrees with central differences."""
+        times = self._grid(_TIMES)
+        with torch.no_grad():
+            step = self.step
+            early, late = (torch.as_tensor(function(times + sign * step)) for sign in (-1, 1))
+            expected = ((late - early) / (2 * step)).broadcast_to(late.shape)
+        got = torch.as_tensor(derivative(times)).detach().broadcast_to(expected.shape)
+        # Relative to the slope, with the error of central differences: step^2 times a third derivative.
+        excess = (got - expected).abs() / (1 + expected.abs()) - self.tolerance * 100
+        if bool((~torch.isfinite(got)).any()) or float(excess.max()) > 0:
+            worst = int(excess.nan_to_num(nan=torch.inf).flatten().argmax())
+            row = worst // max(1, excess[0].numel())
+            yield (
+                f"{name} must be the time derivative: at t = {_TIMES[row]} it is "
+                f"{float(got.flatten()[worst]):.6g}, finite differences give "
+                f"{float(expected.flatten()[worst]):.6g}"
+            )
+
+    def _times(self) -> Iterator[str]:
+        x0, x1 = self._ends_of(self.shape)
+        z = x1.flip(0)
+        rows = self.mine.sample(self._time(0.3, len(x0)), x0, x1, z)
+        for kind, t in (("a float", 0.3), ("shape ()", self._time(0.3, 1)[0])):
+            try:
+                other = self.mine.sample(t, x0, x1, z)
+            except Exception as error:
+                yield f"t may be {kind}: {_say(error)}"
+                continue
+            off = max(_worst(rows.xt, other.xt), _worst(rows.xt_dot, other.xt_dot))
+            if not off <= self.tolerance:
+                yield f"t as {kind} must give what t of shape (B,) gives: off by up to {off:.3g}"
+
+    def _shapes(self) -> Iterator[str]:
+        # A path for points of the plane need not take images; one that takes images must keep them.
+        shapes = {self.shape, (5, 2), (5, 3, 4, 4), (3, 3), (1, 2)} if not self._planar() else {self.shape}
+        for shape in sorted(shapes):
+            x0, x1 = self._ends_of(shape)
+            sample = self.mine.sample(self._grid(torch.linspace(0.1, 0.9, len(x0)).tolist()), x0, x1)
+            for name in ("xt", "xt_dot"):
+                got = tuple(getattr(sample, name).shape)
+                if got != shape:
+                    yield f"{name} must keep the shape of x0: {shape} became {got}"
+            for k in range(len(x0)):
+                alone = self.mine.interpolate(sample.t[k : k + 1], x0[k : k + 1], x1[k : k + 1])
+                together = self.mine.interpolate(sample.t, x0, x1)[k : k + 1]
+                if not _worst(alone, together) <= self.tolerance:
+                    yield f"each row must follow its own time: row {k} of x {shape} depends on the others"
+                    break
+
+    def _planar(self) -> bool:
+        try:
+            self.mine.interpolate(self._time(0.3, 5), *self._ends_of((5, 3, 4, 4)))
+            self.mine.interpolate(self._time(0.3, 5), *self._ends_of((5, 2)))
+        except Exception:
+            return True
+        return False
+
+    def _dtypes(self) -> Iterator[str]:
+        every = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+        places = [(dtype, device) for device in devices for dtype in every]
+        if self.learnable:  # Its parameters fix both.
+            places = [(self.dtype, str(self.device))]
+        for dtype, device in places:
+            x0, x1 = (x.to(device) for x in self._ends_of(self.shape, dtype))
+            for t in (0.3, torch.full((len(x0),), 0.3, device=device)):
+                sample = self.mine.sample(t, x0, x1)
+                for name in ("xt", "xt_dot"):
+                    got = getattr(sample, name)
+                    if got.dtype != dtype or got.device != x0.device:
+                        yield (
+                            f"{name} must keep dtype and device: {dtype} on {x0.device} "
+                            f"became {got.dtype} on {got.device}"
+                        )
+
+    def _vmap(self) -> Iterator[str]:
+        x0, x1 = self._ends_of((3, *self.shape))
+        t = self._grid(torch.linspace(0.1, 0.9, 3 * self.shape[0]).tolist()).reshape(3, -1)
+        z = x1.flip(0)
+
+        def sample(t: Tensor, x0: Tensor, x1: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+            drawn = self.mine.sample(t, x0, x1, z)
+            return drawn.xt, drawn.xt_dot
+
+        mapped = torch.func.vmap(sample)(t, x0, x1, z)
+        looped = [torch.stack(part) for part in zip(*map(sample, t, x0, x1, z), strict=True)]
+        off = max(_worst(got, want) for got, want in zip(mapped, looped, strict=True))
+        if not off <= self.tolerance:
+            yield f"torch.func.vmap must give what a loop gives: off by up to {off:.3g}"
+
+    def _compile(self) -> Iterator[str]:
+        x0, x1 = self._ends_of(self.shape)
+        t, z = self._time(0.3, len(x0)), x1.flip(0)
+
+        def sample(t: Tensor, x0: Tensor, x1: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+            drawn = self.mine.sample(t, x0, x1, z)
+            return drawn.xt, drawn.xt_dot
+
+        # The back end that traces gradients but generates no code: what matters is that it is one graph.
+        # A copy of the code object has a compile cache of its own, so many checks do not fill one.
+        fresh = types.FunctionType(sample.__code__.replace(), globals(), closure=sample.__closure__)
+        try:
+            compiled = torch.compile(fresh, backend="aot_eager", fullgraph=True)(t, x0, x1, z)
+        except Exception as error:
+            yield f"torch.compile must make one graph of sample: {_say(error)}"
+            return
+        plain = sample(t, x0, x1, z)
+        off = max(_worst(got, want) for got, want in zip(compiled, plain, strict=True))
+        if not off <= self.tolerance:
+            yield f"torch.compile must give what plain execution gives: off by up to {off:.3g}"
+
+    def _grid(self, times: list[float] | tuple[float, ...]) -> Tensor:
+        return torch.tensor(times, dtype=self.dtype, device=self.device)
+
+
+def _half_square(weight: Callable[[Tensor], Time]) -> Callable[[Tensor], Tensor]:
+    return lambda t: torch.as_tensor(weight(t)) ** 2 / 2
+
+
+def _detached(values: Tensor) -> list[float]:
+    return values.detach().double().cpu().tolist()
+
+
+def _worst(got: Tensor, want: Tensor) -> float:
+    if got.shape != want.shape:
+        raise ValueError(f"expected shape {tuple(want.shape)}, got {tuple(got.shape)}")
+    return float((got.detach().double() - want.detach().double()).abs().max())
+
+
+def _say(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

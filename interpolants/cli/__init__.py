@@ -1,0 +1,41 @@
+"""The command line: ``interpolants demo``, ``train``, ``sample`` and ``check``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+from interpolants.cli.usage import UsageError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 for a broken interpolant, 2 for bad input."""
+    try:
+        import tyro
+    except ImportError:
+        print('interpolants: the command line needs tyro: pip install "interpolants[cli]"', file=sys.stderr)
+        return 2
+    from interpolants.cli.commands import Check, Demo, Sample, Train
+
+    command: Demo | Train | Sample | Check = tyro.cli(
+        Annotated[Demo, tyro.conf.subcommand("demo")]
+        | Annotated[Train, tyro.conf.subcommand("train")]
+        | Annotated[Sample, tyro.conf.subcommand("sample")]
+        | Annotated[Check, tyro.conf.subcommand("check")],
+        prog="interpolants",
+        description="Carry one density into another with stochastic interpolants.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+    )
+    try:
+        return command.run()
+    except UsageError as error:
+        print(f"interpolants: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

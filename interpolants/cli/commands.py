@@ -1,0 +1,201 @@
+"""What each command does."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from interpolants.cli.runs import CHECKPOINT, Run, save_metrics
+from interpolants.cli.usage import UsageError, check_installed, check_run_folder, check_writable, explained
+from interpolants.config import Config, generator_of, imported_interpolant, sampler_of
+
+
+@dataclass(frozen=True)
+class Train(Config):
+    """Train a network to carry one density into another: checkpoint, loss curve, figures.
+
+    Example: interpolants train --p0 mine.png --p1 yours.png --out runs/mine
+
+    Attributes:
+        out: Folder to write into.
+        overwrite: Replace the run that is there.
+    """
+
+    out: Path = Path("runs/train")
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Leave the values to :meth:`run`, whose refusal is one line where the parser's is a box."""
+
+    def run(self) -> int:
+        """Run the command and return its exit code."""
+        run = self._prepared()
+        if not self._trained(run):
+            return 130
+        from interpolants.cli.pictures import draw_loss
+
+        sampler = sampler_of(self, end_only=True)
+        evaluation = generator_of(self, "evaluation")
+        x0 = run.draw(run.p0, self.samples, evaluation)
+        self._measure(run, sampler.sample(run.learned, x0).final, evaluation)
+        draw_loss(run, self.out / "loss.png")
+        return 0
+
+    def _prepared(self) -> Run:
+        with explained():
+            check_run_folder(self.out, self.overwrite)
+            check_installed("safetensors", "matplotlib", "PIL")
+            torch.set_num_threads(self.threads)
+            return Run.prepared(self._plain())
+
+    def _plain(self) -> Config:
+        return Config(**{name: getattr(self, name) for name in Config.__dataclass_fields__})
+
+    def _trained(self, run: Run) -> bool:
+        finished = run.train()
+        if run.steps_done == 0:
+            print("interrupted before the first step: nothing was learned or written", file=sys.stderr)
+            return False
+        checkpoint = run.save(self.out)
+        if not finished:
+            print(
+                f"interrupted after {run.steps_done} steps; what was learned is in {checkpoint}",
+                file=sys.stderr,
+            )
+        return finished
+
+    def _measure(self, run: Run, generated: torch.Tensor, generator: torch.Generator) -> None:
+        metrics = run.metrics(generated, generator)
+        save_metrics(metrics, self.out)
+        print(
+            f"{metrics['steps']:,} steps in {metrics['seconds']:.0f} s, "
+            f"{metrics['steps_per_second']:.0f} steps/s\n"
+            f"Wasserstein-2 of {len(generated):,} generated points to fresh target points: "
+            f"{metrics['wasserstein2']:.4f} (two fresh target sets: {metrics['wasserstein2_floor']:.4f})"
+        )
+
+
+@dataclass(frozen=True)
+class Demo(Train):
+    """Train IADB between two pictures and show it: animation, fields, random chain, figures.
+
+    Example: interpolants demo --p0 mine.png --p1 yours.png --out runs/mine
+
+    Attributes:
+        out: Folder to write into.
+        overwrite: Replace the run that is there.
+    """
+
+    out: Path = Path("runs/demo")
+
+    def run(self) -> int:
+        """Run the command and return its exit code."""
+        run = self._prepared()
+        if not self._trained(run):
+            return 130
+        from interpolants.cli.pictures import draw_all
+
+        evaluation = generator_of(self, "evaluation")
+        x0 = run.draw(run.p0, self.samples, evaluation)
+        trajectory = sampler_of(self).sample(run.learned, x0)
+        self._measure(run, trajectory.final, evaluation)
+        for path in draw_all(run, trajectory, self.out):
+            print(path)
+        return 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Carry new points with a trained network.
+
+    Example: interpolants sample runs/demo/checkpoint.safetensors --n 10000
+
+    Attributes:
+        checkpoint: The checkpoint, or the run folder it is in.
+        n: How many points.
+        method: euler, heun, midpoint, rk4, dopri5, ...
+        steps: Steps along the flow.
+        reverse: From p1 to p0.
+        seed: Fixes the starting points.
+        device: auto, cpu, cuda, ...
+        out: File for the points, with arrays x0 and x1.
+        overwrite: Replace the file that is there.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    n: int = 2_048
+    method: str = "euler"
+    steps: int = 128
+    reverse: bool = False
+    seed: int = 0
+    device: str = "auto"
+    out: Path = Path("samples.npz")
+    overwrite: bool = False
+
+    def run(self) -> int:
+        """Run the command and return its exit code."""
+        import dataclasses
+        import os
+
+        import numpy as np
+
+        path = self.checkpoint / CHECKPOINT if self.checkpoint.is_dir() else self.checkpoint
+        out = self.out
+        with explained():
+            if self.n < 1:
+                raise ValueError(f"--n must be at least 1; got {self.n}")
+            if out.suffix != ".npz":
+                raise ValueError(f"--out must end in .npz; got {out}")
+            if out.exists() and not self.overwrite:
+                raise ValueError(f"{out} exists already; name another file with --out, or add --overwrite")
+            run = Run.loaded(path, self.device)
+            check_writable(out.absolute().parent)
+            config = dataclasses.replace(
+                run.config, seed=self.seed, method=self.method, sample_steps=self.steps
+            )
+            sampler = sampler_of(config, end_only=True)
+        start = run.draw(run.p1 if self.reverse else run.p0, self.n, generator_of(config, "evaluation"))
+        trajectory = sampler.sample(run.learned, start, reverse=self.reverse)
+        ends = {"x0": start, "x1": trajectory.final}
+        if self.reverse:
+            ends = {"x0": trajectory.final, "x1": start}
+        partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+        with partial.open("wb") as file:
+            np.savez(file, x0=ends["x0"].cpu().numpy(), x1=ends["x1"].cpu().numpy())
+        partial.replace(out)
+        print(f"{self.n:,} points, {trajectory.evaluations} evaluations of the network: {out}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check that your interpolant keeps the promises the library relies on.
+
+    Example: interpolants check my_package.paths:Cubic
+
+    Attributes:
+        name: Class or instance, as package.module:Class; the current folder is searched too.
+    """
+
+    name: Annotated[str, tyro.conf.Positional]
+
+    def run(self) -> int:
+        """Run the command and return its exit code."""
+        from interpolants.checks import InterpolantError, check_interpolant
+
+        if ":" not in self.name:
+            raise UsageError(f"name a class as package.module:Class; got {self.name}")
+        with explained():
+            interpolant = imported_interpolant(self.name)
+        try:
+            check_interpolant(interpolant)
+        except InterpolantError as error:
+            print(error)
+            return 1
+        print(f"{type(interpolant).__name__} keeps every promise")
+        return 0

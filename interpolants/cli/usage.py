@@ -1,0 +1,79 @@
+"""Bad input becomes one clear line and exit code 2, before anything is written."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class UsageError(Exception):
+    """What the user gave cannot be used; the message is one line that says why."""
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn errors about the user's input into :class:`UsageError`, and warnings into printed notes."""
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            raise UsageError(" ".join(str(error).split())) from error
+    for note in noted:
+        if issubclass(note.category, UserWarning):
+            print(f"note: {note.message}", file=sys.stderr)
+
+
+def check_installed(*packages: str) -> None:
+    """Raise ImportError when a package that the command line needs is missing."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ImportError(f'{", ".join(missing)} must be installed: pip install "interpolants[cli]"')
+
+
+def check_run_folder(folder: Path, overwrite: bool) -> None:
+    """Raise unless a run may write into ``folder``; nothing is left behind.
+
+    Raises:
+        ValueError: When there is something in the way.
+        OSError: When the folder cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder with --out")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} holds something that is no run; name another folder with --out")
+        if not overwrite:
+            raise ValueError(
+                f"{folder} holds a run already; name another folder with --out, or add --overwrite"
+            )
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    check_writable(existing)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise PermissionError unless files can be made in an existing folder."""
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is not a folder")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise PermissionError(f"cannot write into {folder}: {error.strerror}") from error
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

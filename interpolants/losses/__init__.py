@@ -1,0 +1,25 @@
+"""What a network is asked to learn, from which times, and how it is measured."""
+
+from interpolants.losses.objectives import Draw, Estimate, Loss, Quadratic, Regression
+from interpolants.losses.targets import X0, X1, Denoiser, Score, Target, Velocity
+from interpolants.losses.times import Beta, Importance, LogitNormal, Stratified, TimeLaw, Uniform
+
+__all__ = [
+    "X0",
+    "X1",
+    "Beta",
+    "Denoiser",
+    "Draw",
+    "Estimate",
+    "Importance",
+    "LogitNormal",
+    "Loss",
+    "Quadratic",
+    "Regression",
+    "Score",
+    "Stratified",
+    "Target",
+    "TimeLaw",
+    "Uniform",
+    "Velocity",
+]

@@ -1,0 +1,18 @@
+"""Pictures of points, fields and curves; the only folder that knows matplotlib."""
+
+from interpolants.plotting.curves import chain_figure, loss_curve
+from interpolants.plotting.fields import field_figure, polar
+from interpolants.plotting.points import animate, colours_by_start, panel
+from interpolants.plotting.style import figure, save
+
+__all__ = [
+    "animate",
+    "chain_figure",
+    "colours_by_start",
+    "field_figure",
+    "figure",
+    "loss_curve",
+    "panel",
+    "polar",
+    "save",
+]

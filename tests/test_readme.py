@@ -1,0 +1,58 @@
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_code_of_the_readme_runs_and_carries_the_points():
+    torch.manual_seed(0)
+    names = {}
+    for block in blocks("python"):
+        exec(block, names)
+    # The target of the example is uniform on [3, 4]^2; 500 steps bring the mean within 0.2 of its centre.
+    assert (names["x1"].mean(0) - 3.5).abs().max() < 0.2
+    assert names["gap"].value > 5 * names["gap"].standard_error  # that network was trained on another target
+
+
+def test_every_make_target_of_the_readme_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    commands = [line.partition("#")[0].split() for block in blocks("sh") for line in block.splitlines()]
+    targets = [words[1] for words in commands if words[0] == "make"]
+    assert targets == ["demo", "test"]
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+def test_every_command_of_the_readme_parses(capsys):
+    from interpolants.cli import main
+
+    commands = re.findall(r"`(interpolants (?:demo|train|sample|check) [^`]*)`", README)
+    assert len(commands) >= 2
+    for command in commands:
+        with pytest.raises(SystemExit) as stop:
+            main([*shlex.split(command)[1:], "--help"])
+        assert stop.value.code == 0
+
+
+def test_every_name_of_the_readme_can_be_imported():
+    import interpolants
+
+    for name in re.findall(r"`([A-Z][A-Za-z0-9]+|gammas\.Quadratic)[`(]", README):
+        if name not in ("NAME",):
+            found = interpolants
+            for part in name.split("."):
+                found = getattr(found, part)
+
+
+def test_every_picture_of_the_readme_is_there():
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -26,7 +27,11 @@ def as_time(t: Time, x: Tensor) -> Tensor:
                 f"t must be a float, a () tensor or one time per example, shape ({_batch(x)},); "
                 f"got shape {tuple(t.shape)}"
             )
+        if t.dtype == x.dtype == torch.float32 and t.device == x.device:
+            return t  # What the next line would return, without its cost: this is every training step.
         return t.to(x.device, torch.promote_types(t.dtype, _time_dtype(x.dtype)))
+    if not isinstance(t, numbers.Real):
+        raise TypeError(f"t must be a float or a tensor; got {kind(t)}")
     if not 0.0 <= t <= 1.0:
         raise ValueError(f"t must lie in [0, 1]; got {t}")
     return torch.full((), t, dtype=_time_dtype(x.dtype), device=x.device)
@@ -63,7 +68,11 @@ def value_and_time_derivative(
         value = function(time)
         return value if isinstance(value, Tensor) else torch.full_like(time, value)
 
-    return cast("tuple[Tensor, Tensor]", torch.func.jvp(tensor_valued, (t,), (torch.ones_like(t),)))
+    # A copy: an expanded time cannot carry a tangent through operations that write in place.
+    t = t.contiguous()
+    value, tangent = cast("tuple[Tensor, Tensor]", torch.func.jvp(tensor_valued, (t,), (torch.ones_like(t),)))
+    # torch widens the tangent of a () tensor that was multiplied by a number to double precision.
+    return value, tangent.to(value.dtype)
 
 
 def check_alike(x0: Tensor, x1: Tensor, names: tuple[str, str] = ("x0", "x1")) -> None:
@@ -73,10 +82,10 @@ def check_alike(x0: Tensor, x1: Tensor, names: tuple[str, str] = ("x0", "x1")) -
         TypeError: When one of them is no floating-point tensor or the dtypes differ.
         ValueError: When shapes or devices differ.
     """
-    for name, x in zip(names, (x0, x1), strict=True):
+    for name, x in ((names[0], x0), (names[1], x1)):
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"{name} must be a floating-point tensor; got {kind}")
+            came = x.dtype if isinstance(x, Tensor) else kind(x)
+            raise TypeError(f"{name} must be a floating-point tensor; got {came}")
     if x0.dtype != x1.dtype:
         raise TypeError(f"{names[0]} and {names[1]} must share a dtype; got {x0.dtype} and {x1.dtype}")
     if x0.shape != x1.shape or x0.ndim == 0:
@@ -109,6 +118,18 @@ def uniform(n: int, like: Tensor, generator: torch.Generator | None = None) -> T
     margin = torch.finfo(dtype).eps
     draws = torch.empty(n, dtype=dtype, device=device)
     return draws.uniform_(margin / 2, 1 - margin, generator=generator).to(like.device)
+
+
+def kind(value: object) -> str:
+    """Return what a value is, in words for an error message."""
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def check_instance(name: str, value: object, wanted: type, example: str) -> None:
+    """Raise TypeError unless ``value`` is a ``wanted``; a class in place of an instance is no instance."""
+    if not isinstance(value, wanted):
+        article = "an" if wanted.__name__[0] in "AEIOU" else "a"
+        raise TypeError(f"{name} must be {article} {wanted.__name__}, such as {example}; got {kind(value)}")
 
 
 def _time_dtype(dtype: torch.dtype) -> torch.dtype:

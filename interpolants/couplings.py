@@ -135,7 +135,7 @@ class OptimalTransport(Coupling):
     def source_index(self, x0: Tensor, x1: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         from scipy.optimize import linear_sum_assignment
 
-        sources, targets = (x.detach().flatten(1).double().cpu() for x in (x0, x1))
+        sources, targets = (x.detach().reshape(len(x), x[:1].numel()).double().cpu() for x in (x0, x1))
         cost = torch.cdist(targets, sources, compute_mode="donot_use_mm_for_euclid_dist").square()
         if not torch.isfinite(cost).all():
             raise ValueError("optimal transport needs finite points; x0 or x1 holds inf or nan")

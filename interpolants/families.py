@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -180,9 +180,10 @@ class VariancePreserving(SpatiallyLinear):
 
     @override
     def beta(self, t: Tensor) -> Tensor:
-        # e^-B(1-t) - e^-B(1) = e^-B(1) expm1(B(1) - B(1-t)), and B(1) - B(1-t) without cancellation.
+        # e^-B(1-t) - e^-B(1) = e^-B(1-t) (1 - e^-G), and G = B(1) - B(1-t) without cancellation.
         gained = t * (self.rate_min / 2 + (2 - t) * (self.rate_max - self.rate_min) / 4)
-        return torch.where(t < 0.5, torch.expm1(gained) / math.expm1(self._total), 1 - self._lost(t))
+        small = torch.exp(-self._exponent(1 - t)) * torch.expm1(-gained) / math.expm1(-self._total)
+        return torch.where(t < 0.5, small, 1 - self._lost(t))
 
     @override
     def alpha_derivative(self, t: Tensor) -> Tensor:
@@ -226,7 +227,7 @@ class Mirror(SpatiallyLinear):
         tensor([[1.2500]])
     """
 
-    gamma: Gamma
+    gamma: Gamma = field()
 
     @override
     def alpha(self, t: Tensor) -> Tensor:

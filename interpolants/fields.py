@@ -15,6 +15,7 @@ with :math:`\eta_0 = E[x_0 | x_t = x]` and so on (Albergo, Boffi and Vanden-Eijn
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from interpolants._tensors import Time, as_time, expand, per_example
+from interpolants._tensors import Time, as_time, check_instance, expand, per_example
 from interpolants.interpolant import Interpolant, SpatiallyLinear
 
 Network = Callable[..., Tensor]
@@ -72,8 +73,8 @@ class LearnedField(Field):
     linear equations in :math:`(\eta_0, \eta_1, \eta_z)`: without latent noise one network is enough,
     with latent noise two are, or one when the source is standard Gaussian.
 
-    The equations are solved with no clamp: at a time where they are singular (the ends, for most
-    conversions) the answer may be infinite or nan, and a sampler should not ask there.
+    The equations are solved with no clamp: at a time where they do not determine the answer (an end, for
+    some conversions) it is nan, and a sampler should not ask there.
 
     Args:
         interpolant: The interpolant the networks were trained on.
@@ -86,6 +87,7 @@ class LearnedField(Field):
             :math:`s = -\eta_0 / \alpha`.
 
     Raises:
+        TypeError: When ``interpolant`` is no Interpolant.
         ValueError: When no network is given.
 
     Example:
@@ -97,7 +99,7 @@ class LearnedField(Field):
         >>> field.score(0.5, x)
         Traceback (most recent call last):
         ...
-        interpolants.fields.FieldUnavailable: the score cannot be derived from velocity: ...
+        interpolants.fields.FieldUnavailable: the score cannot be derived from the velocity on Linear...
     """
 
     def __init__(
@@ -115,9 +117,11 @@ class LearnedField(Field):
         self.networks = {name: network for name, network in named.items() if network is not None}
         if not self.networks:
             raise ValueError("LearnedField needs at least one network: velocity, denoiser, score, x0 or x1")
+        check_instance("interpolant", interpolant, Interpolant, "Linear()")
         self.interpolant = interpolant
         self.gaussian_source = gaussian_source
         self.kinks = interpolant.kinks
+        self._found: dict[str, tuple[str, ...]] = {}
 
     @override
     def velocity(self, t: Time, x: Tensor, **conditions: Any) -> Tensor:
@@ -142,58 +146,108 @@ class LearnedField(Field):
     def _answer(self, name: str, t: Time, x: Tensor, conditions: dict[str, Any]) -> Tensor:
         if name in self.networks:
             return self.networks[name](per_example(t, x).to(x.dtype), x, **conditions)
-        if not isinstance(self.interpolant, SpatiallyLinear):
-            raise self._unavailable(name, f"{type(self.interpolant).__name__} is not spatially linear")
-        return self._solve(name, self.interpolant, as_time(t, x), x, conditions)
-
-    def _solve(
-        self, name: str, path: SpatiallyLinear, t: Tensor, x: Tensor, conditions: dict[str, Any]
-    ) -> Tensor:
-        # Every field is a row of coefficients times the unknowns (eta_0, eta_1, eta_z); the answer is
-        # the combination of known fields whose rows add up to the wanted row.
-        rows = _rows(path, t.double(), self.gaussian_source)
-        if name not in rows:
-            raise self._unavailable(name, "it needs latent noise, or gaussian_source=True for the score")
-        known = [known for known in self.networks if known in rows]
-        unknowns = 2 if path.gamma.vanishes else 3
-        if "ratio" in rows:
-            known.append("ratio")
-        if 1 + len(known) < unknowns:
-            raise self._unavailable(name, f"{unknowns} equations are needed and {1 + len(known)} are known")
-        known = ["x", *known][:unknowns]
-        system = torch.stack([torch.stack(rows[row], dim=-1)[..., :unknowns] for row in known], dim=-1)
-        wanted = torch.stack(rows[name], dim=-1)[..., :unknowns]
-        weights = torch.linalg.solve_ex(system, wanted.unsqueeze(-1)).result.squeeze(-1)
+        path = self.interpolant
+        if not isinstance(path, SpatiallyLinear):
+            raise FieldUnavailable(
+                f"{_TITLES[name]} cannot be derived from {self._given()}: {type(path).__name__} is not "
+                f"spatially linear; give LearnedField a network {name}=..."
+            )
+        sources = self._sources(name, path)
+        # The wanted row as a combination of the known ones: the same combination of what they stand for.
+        rows = _rows(path, as_time(t, x).double(), self.gaussian_source)
+        weights = _combination([rows[source] for source in sources], rows[name])
         answer = torch.zeros_like(x)
-        for weight, row in zip(weights.unbind(-1), known, strict=True):
-            if row != "ratio":
-                value = x if row == "x" else self._answer(row, t, x, conditions)
+        for source, weight in zip(sources, weights.unbind(-1), strict=True):
+            if source != _RATIO:  # That row stands for 0.
+                value = x if source == _POINT else self._answer(source, t, x, conditions)
                 answer = answer + expand(weight, x) * value
         return answer
 
-    def _unavailable(self, name: str, reason: str) -> FieldUnavailable:
-        article = "E[x0|xt]" if name == "x0" else "E[x1|xt]" if name == "x1" else f"the {name}"
-        return FieldUnavailable(
-            f"{article} cannot be derived from {', '.join(self.networks)}: {reason}; "
-            f"give LearnedField a network {name}=..."
+    def _sources(self, name: str, path: SpatiallyLinear) -> tuple[str, ...]:
+        """Return the fewest known rows that determine ``name`` at almost every time."""
+        if name not in self._found:
+            found = _fewest(name, tuple(self.networks), path, self.gaussian_source)
+            if found is None:
+                helpful = [
+                    f"{more}=..."
+                    for more in _TITLES
+                    if _fewest(name, (*self.networks, more), path, self.gaussian_source) is not None
+                ]
+                raise FieldUnavailable(
+                    f"{_TITLES[name]} cannot be derived from {self._given()} on {path}"
+                    + (
+                        f": give LearnedField also {' or '.join(helpful)}"
+                        if helpful
+                        else self._no_score(path)
+                    )
+                )
+            self._found[name] = found
+        return self._found[name]
+
+    def _no_score(self, path: SpatiallyLinear) -> str:
+        return (
+            ": without latent noise it follows only when the source is N(0, Id); if it is, say "
+            "gaussian_source=True, otherwise train on an interpolant with a gamma"
+            if path.gamma.vanishes
+            else ""
         )
 
+    def _given(self) -> str:
+        return " and ".join(_TITLES[name] for name in self.networks)
 
-def _rows(path: SpatiallyLinear, t: Tensor, gaussian_source: bool) -> dict[str, list[Tensor]]:
+
+_TITLES = {
+    "velocity": "the velocity",
+    "denoiser": "the denoiser",
+    "score": "the score",
+    "x0": "E[x0]",
+    "x1": "E[x1]",
+}
+_POINT, _RATIO = "x", "ratio"
+
+
+def _rows(path: SpatiallyLinear, t: Tensor, gaussian_source: bool) -> dict[str, Tensor]:
+    """Return every known or wanted quantity as its coefficients of (eta_0, eta_1, eta_z), shape (T, 3)."""
     zero, one = torch.zeros_like(t), torch.ones_like(t)
     alpha, beta, gamma = path.alpha(t), path.beta(t), path.gamma(t)
-    latent = not path.gamma.vanishes
     rows = {
-        "x": [alpha, beta, gamma],
-        "velocity": [path.alpha_derivative(t), path.beta_derivative(t), path.gamma.derivative(t)],
-        "x0": [one, zero, zero],
-        "x1": [zero, one, zero],
+        _POINT: (alpha, beta, gamma),
+        "velocity": (path.alpha_derivative(t), path.beta_derivative(t), path.gamma.derivative(t)),
+        "x0": (one, zero, zero),
+        "x1": (zero, one, zero),
     }
-    if latent:
-        rows["denoiser"] = [zero, zero, one]
-        rows["score"] = [zero, zero, -1 / gamma]
+    if not path.gamma.vanishes:
+        rows["denoiser"] = (zero, zero, one)
+        rows["score"] = (zero, zero, -1 / gamma)
     if gaussian_source:
-        rows["score"] = [-1 / alpha, zero, zero]
-        if latent:  # s = -eta_0 / alpha = -eta_z / gamma: a combination that is known to be 0.
-            rows["ratio"] = [gamma, zero, -alpha]
-    return {name: [torch.broadcast_to(c, t.shape) for c in row] for name, row in rows.items()}
+        rows["score"] = (-1 / alpha, zero, zero)
+        if not path.gamma.vanishes:  # s = -eta_0 / alpha = -eta_z / gamma, so this combination is 0.
+            rows[_RATIO] = (gamma, zero, -alpha)
+    latent = slice(2 if path.gamma.vanishes else 3)
+    return {
+        name: torch.stack([torch.broadcast_to(c, t.shape) for c in row[latent]], dim=-1)
+        for name, row in rows.items()
+    }
+
+
+def _fewest(
+    name: str, networks: tuple[str, ...], path: SpatiallyLinear, gaussian_source: bool
+) -> tuple[str, ...] | None:
+    # Two times in no special place: what holds there holds but for isolated times.
+    with torch.no_grad():
+        rows = _rows(path, torch.tensor([0.3127, 0.7193], dtype=torch.float64), gaussian_source)
+    known = [row for row in (*networks, _RATIO, _POINT) if row in rows]
+    for size in range(1, len(known) + 1):
+        for some in itertools.combinations(known, size):
+            if name in rows and _combination([rows[row] for row in some], rows[name]).isfinite().all():
+                return some
+    return None
+
+
+def _combination(known: list[Tensor], wanted: Tensor) -> Tensor:
+    """Return the weights of the known rows that add up to the wanted one, (T, K); nan where none do."""
+    system = torch.stack(known, dim=-1)
+    weights: Tensor = torch.linalg.lstsq(system, wanted.unsqueeze(-1)).solution
+    missing = ((system @ weights).squeeze(-1) - wanted).abs().amax(-1, keepdim=True)
+    exact = missing <= 1e-9 * wanted.abs().amax(-1, keepdim=True)
+    return torch.where(exact, weights.squeeze(-1), torch.nan)

@@ -19,6 +19,7 @@ from interpolants._tensors import (
     Time,
     as_time,
     check_alike,
+    check_instance,
     expand,
     randn,
     time_derivative,
@@ -100,8 +101,7 @@ class Interpolant(abc.ABC):
 
     def __post_init__(self) -> None:
         # Under this name dataclasses call it too.
-        if not isinstance(self.gamma, Gamma):
-            raise TypeError(f"gamma must be a Gamma, such as Brownian(); got {self.gamma!r}")
+        check_instance("gamma", self.gamma, Gamma, "Brownian()")
 
     @abc.abstractmethod
     def interpolate(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
@@ -172,18 +172,19 @@ class Interpolant(abc.ABC):
             z = randn(x0.shape, x0, generator)
         elif z is not None:
             check_alike(x0, z, ("x0", "z"))
-        xt, xt_dot = self._path(time, x0, x1)
+        # A path of the user's may follow the dtype of t, which is single precision at least.
+        xt, xt_dot = (part.to(x0.dtype) for part in self._path(time, x0, x1))
         if z is not None and not self.gamma.vanishes:
             xt = xt + expand(self.gamma(time), x0) * z
             xt_dot = xt_dot + expand(self.gamma.derivative(time), x0) * z
-        return InterpolantSample(time.expand(x0.shape[0]), x0, x1, z, xt, xt_dot)
+        every = time if time.ndim else time.expand(x0.shape[0])
+        return InterpolantSample(every, x0, x1, z, xt, xt_dot)
 
     def _path(self, t: Tensor, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
         if type(self).derivative is not Interpolant.derivative:
             return self.interpolate(t, x0, x1), self.derivative(t, x0, x1)
         every = t.expand(x0.shape[0])
-        point, velocity = value_and_time_derivative(lambda time: self.interpolate(time, x0, x1), every)
-        return point.to(x0.dtype), velocity.to(x0.dtype)
+        return value_and_time_derivative(lambda time: self.interpolate(time, x0, x1), every)
 
 
 class SpatiallyLinear(Interpolant):

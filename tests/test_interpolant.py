@@ -348,7 +348,7 @@ def shifted_signal(t, rate_min, rate_max):
 def test_variance_preserving_is_the_shifted_noise_schedule(t, rates):
     path, time = VariancePreserving(*rates), torch.tensor(t, dtype=torch.float64)
     beta = shifted_signal(t, *rates)
-    # Gauss-Kronrod quadrature is exact for a line, up to rounding; subtracting the last signal loses up to two digits.
+    # Gauss-Kronrod quadrature of a line errs by rounding; subtracting the last signal costs two digits.
     assert path.beta(time).item() == pytest.approx(beta, rel=1e-11)
     assert path.alpha(time).item() == pytest.approx(math.sqrt(1 - beta**2), rel=1e-11)
 

@@ -16,7 +16,7 @@ from typing_extensions import override
 from interpolants._tensors import Time, as_time
 from interpolants.fields import Field
 from interpolants.interpolant import SpatiallyLinear
-from interpolants.oracles.mixtures import GaussianMixture, check_path, flat_rows, split
+from interpolants.oracles.mixtures import GaussianMixture, check_path, flat_rows, mean_drift, split
 
 #: Elements of the largest temporary; points and rows are worked through in pieces.
 _BUDGET = 2**24
@@ -79,12 +79,13 @@ class DataOracle(Field):
         path = self.interpolant
         time, posterior = self._posterior(t, x)
         weights = posterior.log_weights.softmax(1)
+        rates = path.alpha_derivative(time), path.half_alpha_squared_derivative(time)
         latent = path.gamma.half_squared_derivative(time)
         variances = self._variances.to(weights)
-        rate = _coefficient(path.half_alpha_squared_derivative(time)) * variances + _coefficient(latent)
-        mean = weights @ self.source.means.to(weights)
+        rate = _coefficient(rates[1]) * variances + _coefficient(latent)
+        total = self._back(weights, posterior.residuals)
         answer = (
-            torch.where(mean == 0, mean, path.alpha_derivative(time).reshape(-1, 1) * mean)
+            mean_drift(self.source, *rates, weights, total)
             + path.beta_derivative(time).reshape(-1, 1) * self._data_mean(posterior)
             + self._back(weights, rate * posterior.residuals)
         )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from interpolants._tensors import Time, as_time, randn
+from interpolants._tensors import Time, as_time, check_instance, kind, randn
 from interpolants.fields import Field
 from interpolants.interpolant import SpatiallyLinear
 
@@ -112,8 +112,7 @@ class MixtureOracle(Field):
     ) -> None:
         check_path(interpolant)
         for name, mixture in (("source", source), ("target", target)):
-            if not isinstance(mixture, GaussianMixture):
-                raise TypeError(f"{name} must be a GaussianMixture; got {type(mixture).__name__}")
+            check_instance(name, mixture, GaussianMixture, "GaussianMixture(weights, means, covariances)")
         if source.dim != target.dim:
             raise ValueError(f"source and target must share a dimension; got {source.dim} and {target.dim}")
         self.interpolant = interpolant
@@ -196,14 +195,15 @@ class MixtureOracle(Field):
         path = self.interpolant
         from_source, source_residual = _over_targets(posterior)
         from_target, target_residual = _over_sources(posterior)
+        total = _total(posterior)
+        source_rate = path.alpha_derivative(t), path.half_alpha_squared_derivative(t)
+        target_rate = path.beta_derivative(t), path.half_beta_squared_derivative(t)
         return (
-            _times(path.alpha_derivative(t), from_source @ self.source.means.to(from_source))
-            + _times(path.beta_derivative(t), from_target @ self.target.means.to(from_target))
-            + _column(path.half_alpha_squared_derivative(t))
-            * _spread(self.source.covariances, source_residual)
-            + _column(path.half_beta_squared_derivative(t))
-            * _spread(self.target.covariances, target_residual)
-            + _column(path.gamma.half_squared_derivative(t)) * _total(posterior)
+            mean_drift(self.source, *source_rate, from_source, total)
+            + mean_drift(self.target, *target_rate, from_target, total)
+            + _column(source_rate[1]) * _spread(self.source.covariances, source_residual)
+            + _column(target_rate[1]) * _spread(self.target.covariances, target_residual)
+            + _column(path.gamma.half_squared_derivative(t)) * total
         )
 
     def _mean(self, function: Callable[[Tensor, _Posterior], Tensor], t: Time, x: Tensor) -> Tensor:
@@ -241,16 +241,42 @@ class MixtureOracle(Field):
         weights = source.weights.to(rows)[:, None] * target.weights.to(rows)
         shape = (len(rows), *weights.shape)
         residuals, logs = _residuals(covariances.flatten(1, 2), means.flatten(1, 2), rows)
-        return _Posterior(logs.reshape(shape) + weights.log(), residuals.reshape(*shape, -1))
+        return _Posterior(logs.reshape(shape) + weights.log(), residuals.reshape(*shape, rows.shape[1]))
 
 
 def check_path(interpolant: SpatiallyLinear) -> None:
     """Raise TypeError unless the interpolant is spatially linear, as exact fields need."""
     if not isinstance(interpolant, SpatiallyLinear):
         raise TypeError(
-            "exact fields need a spatially linear interpolant, x = alpha x0 + beta x1 + gamma z; "
-            f"got {type(interpolant).__name__}"
+            "exact fields need a spatially linear interpolant, x = alpha x0 + beta x1 + gamma z, such as "
+            f"Linear(); got {kind(interpolant)}"
         )
+
+
+def mean_drift(
+    mixture: GaussianMixture, derivative: Tensor, half_squared: Tensor, weights: Tensor, total: Tensor
+) -> Tensor:
+    r"""Return the part of the velocity that the means make, such as :math:`\dot\alpha \sum_i w_i m_i`.
+
+    Where :math:`\dot\alpha` is infinite, :math:`\alpha` is 0 and the posterior weights are the prior ones
+    up to :math:`w_i - p_i \approx \alpha p_i (m_i - \bar m) \cdot R`, R the total residual; so the limit is
+    :math:`\dot\alpha \bar m + \alpha\dot\alpha \mathrm{Cov}(m) R`, finite when the mean of the mixture is 0.
+
+    Args:
+        mixture: The mixture whose means these are.
+        derivative: The derivative of its weight on the path, shape ``()`` or ``(B,)``.
+        half_squared: Weight times derivative, which is finite, likewise.
+        weights: The posterior weights of the components, shape ``(B, K)``.
+        total: The posterior mean of S^-1 (x - M), shape ``(B, D)``.
+    """
+    means, prior = mixture.means.to(weights), mixture.weights.to(weights)
+    rate = _column(derivative)
+    centre = prior @ means
+    # Zero up to the rounding of its own sum.
+    centred = centre.abs() <= 4 * torch.finfo(means.dtype).eps * means.abs().amax(0)
+    spread = (prior[:, None] * (means - centre)).T @ (means - centre)
+    limit = torch.where(centred, 0, rate * centre) + _column(half_squared) * (total @ spread)
+    return torch.where(rate.isinf(), limit, rate * (weights @ means))
 
 
 def flat_rows(x: Tensor, dim: int) -> Tensor:
@@ -365,8 +391,3 @@ def _categorical(probabilities: Tensor, generator: torch.Generator | None) -> Te
 
 def _column(coefficient: Tensor) -> Tensor:
     return coefficient.reshape(-1, 1)
-
-
-def _times(derivative: Tensor, mean: Tensor) -> Tensor:
-    # An infinite derivative does not move a density centred at the origin: 0 times infinity is 0 here.
-    return torch.where(mean == 0, mean, _column(derivative) * mean)

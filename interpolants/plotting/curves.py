@@ -109,7 +109,7 @@ def chain_figure(
             )
     if ends is not None and ends.shape != (starts, 2):
         raise ValueError(f"ends must have shape ({starts}, 2), not {tuple(ends.shape)}")
-    height = 2.4 * bounds[1] / bounds[0] + 0.2
+    height = 2.4 * bounds[1] / bounds[0] + 0.5
     drawing, (row,) = figure(columns=len(chains), size=(2.4, height))
     for axes, chain, label in zip(row, chains, labels, strict=True):
         frame(axes, bounds)
@@ -130,7 +130,20 @@ def chain_figure(
         if ends is not None:
             crosses = array(ends)
             axes.scatter(crosses[:, 0], crosses[:, 1], s=40, marker="x", color=INK, linewidths=1.3, zorder=5)
+    _explain_chains(drawing, with_ends=ends is not None)
     return drawing
+
+
+def _explain_chains(drawing: Figure, *, with_ends: bool) -> None:
+    """Say under the panels what ring, dot and cross are."""
+    from matplotlib.lines import Line2D
+
+    ring = Line2D([], [], marker="o", linestyle="", markerfacecolor="white", markeredgecolor=CYCLE[0])
+    dot = Line2D([], [], marker="o", linestyle="", markersize=3, color=CYCLE[0])
+    cross = Line2D([], [], marker="x", linestyle="", color=INK)
+    marks = [(ring, "start"), (dot, "end of a random chain"), (cross, "end of the deterministic path")]
+    shown = marks if with_ends else marks[:2]
+    drawing.legend(*zip(*shown, strict=True), loc="outside lower center", ncols=len(shown), frameon=False)
 
 
 def _running_mean(values: Array, window: int) -> Array:

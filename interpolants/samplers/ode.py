@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from interpolants._tensors import kind
 from interpolants.fields import Field
 from interpolants.samplers.trajectory import Trajectory
 
@@ -108,10 +109,15 @@ class ODESampler:
             The trajectory, in the dtype of ``x``.
 
         Raises:
-            TypeError: When ``x`` is no floating-point tensor.
+            TypeError: When ``field`` is no Field or ``x`` no floating-point tensor.
             RuntimeError: When an adaptive method cannot reach its tolerance, as where the field is not
                 finite.
         """
+        if not isinstance(field, Field):
+            raise TypeError(
+                "field must be a Field; make one from a network with "
+                f"LearnedField(interpolant, velocity=network); got {kind(field)}"
+            )
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise TypeError("x must be a floating-point tensor of shape (B, *D)")
         velocity = _Counted(field, conditions)

@@ -42,7 +42,10 @@ def save_checkpoint(
     # Copies: parameters that share one buffer are saved as what they are.
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     try:
-        torch_io.save_file(copies, partial, metadata={"format": _FORMAT, **metadata})
+        with partial.open("wb") as file:
+            file.write(torch_io.save(copies, metadata={"format": _FORMAT, **metadata}))
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -65,6 +65,7 @@ class Trainer:
             buffer, which the network's own become views of. A last, smaller minibatch compiles anew.
 
     Raises:
+        TypeError: When ``optimizer`` is an optimiser rather than what makes one.
         ValueError: When ``steps`` is negative, there is nothing to train, or the batches are empty.
 
     Example:
@@ -98,6 +99,12 @@ class Trainer:
         self.index = 0
         self._batches = batches
         self._iterator: Iterator[tuple[Any, ...]] | None = None
+        if isinstance(optimizer, torch.optim.Optimizer):
+            name = type(optimizer).__name__
+            raise TypeError(
+                f"optimizer must make the optimiser from the parameters, such as "
+                f"functools.partial(torch.optim.{name}, lr=1e-3); got one that is made already"
+            )
         objective = _Objective(network, loss)
         if not any(p.requires_grad for p in objective.parameters()):
             raise ValueError("the network has no parameters to train")

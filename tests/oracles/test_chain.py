@@ -20,7 +20,9 @@ def mixture(weights, means, covariances):
 
 
 SOURCE = mixture([0.4, 0.6], [[-2.0, 0.0], [0.0, -1.0]], [[[1.0, 0.3], [0.3, 0.5]], [[0.4, 0.0], [0.0, 0.8]]])
-TARGET = mixture([0.5, 0.5], [[2.0, 2.0], [1.0, -1.5]], [[[0.3, -0.1], [-0.1, 0.4]], [[0.2, 0.0], [0.0, 0.2]]])
+TARGET = mixture(
+    [0.5, 0.5], [[2.0, 2.0], [1.0, -1.5]], [[[0.3, -0.1], [-0.1, 0.4]], [[0.2, 0.0], [0.0, 0.2]]]
+)
 
 
 def moments(density):
@@ -62,7 +64,9 @@ def test_every_marginal_is_exact_at_any_number_of_steps(path, steps, generator):
     (m0, c0), (m1, c1) = moments(SOURCE), moments(TARGET)
     for k in range(steps + 1):
         t = k / steps
-        a, b = (1 - t, t) if isinstance(path, Linear) else (math.cos(t * math.pi / 2), math.sin(t * math.pi / 2))
+        a, b = (
+            (1 - t, t) if isinstance(path, Linear) else (math.cos(t * math.pi / 2), math.sin(t * math.pi / 2))
+        )
         latent = 0 if path.gamma.vanishes else t * (1 - t)
         covariance = a**2 * c0 + b**2 * c1 + latent * torch.eye(2, dtype=torch.float64)
         # Six standard errors of each of 5 numbers at each of 11 times: chance exceeds them once in 1e7.
@@ -268,7 +272,9 @@ def test_a_graded_acceptance_weighs_the_draws(t, generator):
 def test_a_point_outside_every_blend_is_reported():
     posterior = RejectionPosterior(Linear(), triangle(), rhombus(), rounds=3)
     x = torch.tensor([[0.0, 0.0], [9.0, 9.0]])
-    with pytest.raises(RuntimeError, match=r"1 of 2 points at t = 0.5 had no ends .* after 192 .*\[9.0, 9.0\]"):
+    with pytest.raises(
+        RuntimeError, match=r"1 of 2 points at t = 0.5 had no ends .* after 192 .*\[9.0, 9.0\]"
+    ):
         posterior(0.5, x, generator=torch.Generator().manual_seed(0))
 
 

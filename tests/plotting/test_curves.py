@@ -10,12 +10,13 @@ def lines(drawing):
 
 
 @pytest.mark.parametrize("window", [1, 2, 5, 100])
-def test_the_curve_is_the_mean_of_the_neighbours(window):
+def test_the_curve_is_the_mean_of_the_neighbours_and_at_the_start_of_as_many_before_as_after(window):
     losses = torch.randn(30, generator=torch.Generator().manual_seed(0)).tolist()
     raw, smooth = lines(loss_curve(range(30), losses, smoothing=window))
     assert np.array_equal(raw, losses)
     for k in range(30):
-        neighbours = [losses[j] for j in range(k - window // 2, k - window // 2 + window) if 0 <= j < 30]
+        before, after = min(k, window // 2), min(k, window - window // 2 - 1)
+        neighbours = [losses[j] for j in range(k - before, k + after + 1) if j < 30]
         assert smooth[k] == pytest.approx(np.mean(neighbours), abs=1e-12)
 
 

@@ -43,7 +43,7 @@ class Gamma(abc.ABC):
 
     def __call__(self, t: Time) -> Tensor:
         r"""Return :math:`\gamma(t)`."""
-        return self.squared(_tensor(t)).sqrt()
+        return _root(self.squared(_tensor(t)))
 
     def half_squared_derivative(self, t: Tensor) -> Tensor:
         r"""Return :math:`\gamma\dot\gamma = \frac12 \frac{d}{dt}\gamma^2`, finite at both ends."""
@@ -58,7 +58,7 @@ class Gamma(abc.ABC):
         """
         gamma, product = self(t), self.half_squared_derivative(t)
         curvature = time_derivative(self.half_squared_derivative, t)
-        limit = torch.where(t < 0.5, 1, -1) * curvature.clamp(min=0).sqrt()
+        limit = torch.where(t < 0.5, 1, -1) * _root(curvature.clamp(min=0))
         vanishes = gamma == 0
         # Both branches are finite before the choice, so that gradients stay finite after it.
         ratio = product / torch.where(vanishes, torch.ones_like(gamma), gamma)
@@ -134,6 +134,10 @@ class Brownian(Gamma):
         return self.a * t * (1 - t)
 
     @override
+    def __call__(self, t: Time) -> Tensor:
+        return self.squared(_tensor(t)).sqrt()
+
+    @override
     def half_squared_derivative(self, t: Tensor) -> Tensor:
         return self.a * (1 - 2 * t) / 2
 
@@ -201,6 +205,12 @@ class SineSquared(Gamma):
 def _sin_pi(t: Tensor) -> Tensor:
     # sin(pi) is not 0 in floating point; measured from the nearer end it is.
     return torch.sin(math.pi * torch.minimum(t, 1 - t))
+
+
+def _root(squared: Tensor) -> Tensor:
+    # The root has no derivative at 0; choosing before and after it keeps gradients finite there.
+    vanishes = squared == 0
+    return torch.where(vanishes, 0, torch.where(vanishes, 1, squared).sqrt())
 
 
 def _tensor(t: Time) -> Tensor:

@@ -179,6 +179,14 @@ class StartsNoisy(Gamma):
         return (1 - t) ** 2
 
 
+class EndsNoisyButSquaredDoesNot(Gamma):
+    def squared(self, t):
+        return t**2 * (1 - t) ** 2
+
+    def __call__(self, t):
+        return t
+
+
 class Negative(Gamma):
     def squared(self, t):
         return t**2 * (1 - t) ** 2
@@ -320,6 +328,7 @@ BROKEN = {
     "beta beta'": (WrongHalfBeta(), "^half_beta_squared_derivative must be the time derivative"),
     "gamma(1)": (Linear(EndsNoisy()), r"gamma must be zero at both ends: EndsNoisy has gamma\(1\) = 1"),
     "gamma(0)": (Linear(StartsNoisy()), r"gamma must be zero at both ends: StartsNoisy has gamma\(0\) = 1"),
+    "gamma(1) alone": (Linear(EndsNoisyButSquaredDoesNot()), r"gamma must be zero at both ends: .*\(1\) = 1"),
     "gamma < 0": (Linear(Negative()), r"gamma must be non-negative: Negative has gamma\(0\.5\) = -0\.25"),
     "gamma gamma'": (Linear(Sudden()), r"gamma gamma' must be finite on \[0, 1\]: Sudden.*\(0\) = inf"),
     "gamma'": (Linear(WrongSlope()), "^WrongSlope.derivative must be the time derivative"),

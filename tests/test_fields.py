@@ -173,7 +173,7 @@ def test_images_keep_their_shape_and_dtype(dtype):
         torch.testing.assert_close(answer, expected)  # torch's tolerance for the dtype
 
 
-# -------------------------------------------------------------------------------------------------- the networks
+# --------------------------------------------------------------------------------------------- the networks
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -213,7 +213,7 @@ def test_gradients_flow_to_the_networks_through_conversions():
     assert weight.grad.item() == pytest.approx(3, rel=1e-6)
 
 
-# ------------------------------------------------------------------------------------------ what is unavailable
+# ------------------------------------------------------------------------------------- what is unavailable
 
 
 class Bent(Interpolant):

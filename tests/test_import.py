@@ -6,9 +6,19 @@ import pytest
 
 import interpolants
 
-OPTIONAL = (
-    "torchdiffeq torchsde scipy matplotlib sklearn PIL tyro tqdm accelerate safetensors torchvision".split()
-)
+OPTIONAL = [
+    "torchdiffeq",
+    "torchsde",
+    "scipy",
+    "matplotlib",
+    "sklearn",
+    "PIL",
+    "tyro",
+    "tqdm",
+    "accelerate",
+    "safetensors",
+    "torchvision",
+]
 
 
 def imported_by(statement):

@@ -245,7 +245,7 @@ def test_weights_are_exactly_zero_and_one_at_the_ends(family, dtype):
     assert path.alpha(ends).dtype == path.beta(ends).dtype == dtype
 
 
-@pytest.mark.parametrize("rates", [(0.1, 20.0), (0.5, 0.5), (1e-3, 60.0)])
+@pytest.mark.parametrize("rates", [(0.1, 20.0), (0.1, 1.1), (0.5, 0.5), (1e-3, 60.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_variance_preserving_weights_are_exact_at_the_ends_for_any_rates(rates, dtype):
     path, ends = VariancePreserving(*rates), torch.tensor([0.0, 1.0], dtype=dtype)
@@ -634,6 +634,12 @@ def test_points_must_be_alike(path, x0, x1, z, kind, fragment):
 @pytest.mark.parametrize("t", [-1e-9, 1.0000001, 2, math.nan, math.inf])
 def test_a_float_time_must_lie_between_zero_and_one(t):
     with pytest.raises(ValueError, match=r"t must lie in \[0, 1\]; got"):
+        Linear().sample(t, X, X)
+
+
+@pytest.mark.parametrize("t", ["0.5", None, [0.5] * 4, 0.5j])
+def test_a_time_must_be_a_number_or_a_tensor(t):
+    with pytest.raises(TypeError, match="t must be a float or a tensor; got"):
         Linear().sample(t, X, X)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -43,20 +44,20 @@ class MLP(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"dim": dim, "width": width, "depth": depth, "frequencies + 1": frequencies + 1}
-        for name, size in sizes.items():
+        out_dim = dim if out_dim is None else out_dim
+        for name, size in {"dim": dim, "width": width, "depth": depth, "out_dim": out_dim}.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1; got {size}")
+        if frequencies < 0:
+            raise ValueError(f"frequencies must not be negative; got {frequencies}")
         self.dim = dim
         self.frequencies = frequencies
         layers: list[nn.Module] = []
         features = dim + 1 + 2 * frequencies
         for _ in range(depth):
-            layers += [nn.Linear(features, width), activation()]
+            layers += [_linear(features, width, generator), activation()]
             features = width
-        self.layers = nn.Sequential(*layers, nn.Linear(features, out_dim or dim))
-        if generator is not None:
-            self._initialise(generator)
+        self.layers = nn.Sequential(*layers, _linear(features, out_dim, generator))
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
         """Return the network's answer.
@@ -83,10 +84,13 @@ class MLP(nn.Module):
         angles = 2 * math.pi * time * torch.arange(1, self.frequencies + 1, dtype=t.dtype, device=t.device)
         return torch.cat([time, angles.sin(), angles.cos()], dim=1)
 
-    def _initialise(self, generator: torch.Generator) -> None:
-        # The law of nn.Linear's own initialisation, from the generator given.
-        for layer in self.layers:
-            if isinstance(layer, nn.Linear):
-                bound = 1 / math.sqrt(layer.in_features)
-                nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+
+def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
+    if generator is None:
+        return nn.Linear(inputs, outputs)
+    # The law of nn.Linear's own initialisation, without its draws from the global generator.
+    layer = cast("nn.Linear", nn.utils.skip_init(nn.Linear, inputs, outputs))  # type: ignore[no-untyped-call]
+    bound = 1 / math.sqrt(inputs)
+    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    return layer

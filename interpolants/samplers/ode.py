@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -106,7 +107,7 @@ class ODESampler:
             **conditions: Passed to the field.
 
         Returns:
-            The trajectory, in the dtype of ``x``.
+            The trajectory, in the dtype of ``x``; the state of half-precision points is kept in single.
 
         Raises:
             TypeError: When ``field`` is no Field or ``x`` no floating-point tensor.
@@ -120,10 +121,12 @@ class ODESampler:
             )
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise TypeError("x must be a floating-point tensor of shape (B, *D)")
-        velocity = _Counted(field, conditions)
+        velocity = _Counted(field, conditions, x.dtype, must_be_finite=self._method == _SCIPY)
         times = self._times(x, reverse)
+        # Steps in half precision would be lost in the state: it is kept in single precision.
+        start = x.to(torch.promote_types(x.dtype, torch.float32))
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            path = self._integrate(velocity, x, times, field.kinks)
+            path = self._integrate(velocity, start, times, field.kinks).to(x.dtype)
         shown = times[[0, -1]] if len(path) < len(times) else times
         return Trajectory(shown, path, velocity.evaluations)
 
@@ -159,25 +162,39 @@ class ODESampler:
             if inside:
                 options.setdefault("jump_t", times.new_tensor(inside))
         try:
-            path = odeint(
-                velocity, x, wanted, method=self._method, rtol=self.rtol, atol=self.atol, options=options
-            )
-        except AssertionError as error:
+            with warnings.catch_warnings():
+                # torchdiffeq hands every solver of scipy an option that only one of them has.
+                warnings.filterwarnings("ignore", ".*have no effect for a chosen solver.*min_step")
+                path: Tensor = odeint(
+                    velocity, x, wanted, method=self._method, rtol=self.rtol, atol=self.atol, options=options
+                )
+            if len(path) < len(wanted):  # Solvers of scipy return what they have when they give up.
+                raise FloatingPointError(f"the solver gave up after {len(path)} of {len(wanted)} times")
+        except (AssertionError, FloatingPointError) as error:
             raise RuntimeError(
                 f"{self.method} could not reach its tolerance (rtol {self.rtol:g}, atol {self.atol:g}): "
                 f"{error}. The field may be infinite or nan, or jump, near some time; try fixed steps, "
                 "looser tolerances, or times that stop short of the ends"
             ) from error
-        return path.to(x.dtype)  # type: ignore[no-any-return]
+        return path
 
 
 class _Counted:
-    def __init__(self, field: Field, conditions: dict[str, Any]) -> None:
+    def __init__(
+        self, field: Field, conditions: dict[str, Any], dtype: torch.dtype, *, must_be_finite: bool
+    ) -> None:
         self.field = field
         self.conditions = conditions
+        self.dtype = dtype
+        self.must_be_finite = must_be_finite
         self.evaluations = 0
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         self.evaluations += 1
         # The guess of a first step and the rounding of a last one may leave [0, 1].
-        return self.field.velocity(t.clamp(0, 1), x, **self.conditions)
+        time = t.clamp(0, 1)
+        velocity = self.field.velocity(time, x.to(self.dtype), **self.conditions).to(x.dtype)
+        # Solvers of scipy may go on for ever with nan; they wait for every value anyway.
+        if self.must_be_finite and not torch.isfinite(velocity).all():
+            raise FloatingPointError(f"the field is not finite at t = {float(time):.6g}")
+        return velocity

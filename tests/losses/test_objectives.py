@@ -332,6 +332,17 @@ def test_estimates_carry_the_standard_error_of_their_examples(generator):
         assert estimate.standard_error == pytest.approx(scipy.stats.sem(values.numpy()), rel=1e-12)
 
 
+def test_estimates_of_half_precision_data_are_averaged_in_double_precision(generator):
+    x0, x1 = (x.to(torch.bfloat16) for x in ends(500, generator))
+    loss = Quadratic(Linear())
+    draw = loss.draw(x0, x1, generator=torch.Generator().manual_seed(2))
+    xt = Linear().sample(draw.t, x0, x1).xt
+    values = (xt.square() - (x1 - x0) * xt).double().flatten()
+    estimate = loss.calibration(lambda t, x: x, x0, x1, generator=torch.Generator().manual_seed(2))
+    assert estimate.value == pytest.approx(values.mean().item(), rel=1e-12)
+    assert estimate.standard_error == pytest.approx(scipy.stats.sem(values.numpy()), rel=1e-12)
+
+
 def test_diagnostics_keep_no_graph_and_pass_conditions_to_both(generator):
     x0, x1 = ends(8, generator)
     network, exact = Recorder(), Recorder()
@@ -590,6 +601,22 @@ def test_points_that_do_not_fit_are_refused(make, coupling):
 def test_a_loss_needs_an_interpolant(make, path):
     with pytest.raises(TypeError, match=r"interpolant must be an Interpolant, such as Linear\(\); got"):
         make(path)
+
+
+@pytest.mark.parametrize("make", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("argument", "fragment"),
+    [
+        ({"target": Velocity}, r"target must be a Target, such as Velocity\(\); got"),
+        ({"coupling": OptimalTransport}, r"coupling must be a Coupling, such as Independent\(\); got"),
+        ({"times": Stratified}, r"times must be a TimeLaw, such as Uniform\(\); got"),
+        ({"times": "uniform"}, r"times must be a TimeLaw, such as Uniform\(\); got str"),
+        ({"weight": 2.0}, "weight must be a function of time, .*; got float"),
+    ],
+)
+def test_arguments_of_a_loss_must_be_of_their_kind(make, argument, fragment):
+    with pytest.raises(TypeError, match=fragment):
+        make(Linear(), **argument)
 
 
 def test_losses_are_frozen_values():

@@ -88,7 +88,7 @@ def test_double_precision_is_kept(generator):
 
 @pytest.mark.parametrize("sizes", [{"dim": 0}, {"width": 0}, {"depth": 0}, {"frequencies": -1}, {"dim": -2}])
 def test_sizes_out_of_range_are_refused(sizes):
-    with pytest.raises(ValueError, match=f"{next(iter(sizes))}.* must be at least 1"):
+    with pytest.raises(ValueError, match=f"{next(iter(sizes))} must (be at least 1|not be negative)"):
         MLP(**{"dim": 2, **sizes})
 
 

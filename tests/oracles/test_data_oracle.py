@@ -6,8 +6,15 @@ import pytest
 import scipy.special
 import torch
 
-from interpolants import Affine, DataOracle, EncodingDecoding, Interpolant, Linear, Trigonometric
-from interpolants import VariancePreserving
+from interpolants import (
+    Affine,
+    DataOracle,
+    EncodingDecoding,
+    Interpolant,
+    Linear,
+    Trigonometric,
+    VariancePreserving,
+)
 from interpolants.gammas import Brownian, SineSquared, Zero
 from interpolants.oracles import GaussianMixture, MixtureOracle, data
 

@@ -463,6 +463,9 @@ def test_no_more_rows_than_the_budget_are_worked_on_at_once(monkeypatch):
     seen.clear()
     oracle.velocity(0.4, x)
     assert seen == [4, 3]
+    seen.clear()
+    oracle.posterior_sample(0.4, x)  # Each row has a matrix of its own, whatever the time.
+    assert seen == [2, 2, 2, 1]
 
 
 def test_an_empty_batch_gives_an_empty_answer():

@@ -1,13 +1,11 @@
-import math
-
 import pytest
 import torch
 from torch import nn
 
 from interpolants import (
+    MLP,
     LearnedField,
     Linear,
-    MLP,
     ODESampler,
     Quadratic,
     Regression,
@@ -128,10 +126,6 @@ def test_training_is_reproduced_by_the_generator_and_leaves_the_global_one_alone
 # --------------------------------------------------------------------------------------------------- batches
 
 
-class Remembering(Regression):
-    """A loss that keeps the batches it was given."""
-
-
 def firsts(trainer, data):
     """Which batch each step used, from the draws of its loss."""
     seen, original = [], trainer.loss.draw
@@ -177,7 +171,7 @@ def test_empty_and_exhausted_batches_are_reported():
     trainer = Trainer(small(), Regression(Linear()), iter(batches(2)), steps=3)
     next(trainer)
     next(trainer)
-    with pytest.raises(ValueError, match="no minibatch.*run out"):
+    with pytest.raises(ValueError, match=r"no minibatch.*run out"):
         next(trainer)
 
 
@@ -201,7 +195,7 @@ def test_bad_arguments_are_refused():
         Trainer(frozen, Regression(Linear()), batches(), steps=1)
 
 
-# ---------------------------------------------------------------------------------------------- what is trained
+# ----------------------------------------------------------------------------------------- what is trained
 
 
 def test_frozen_parameters_are_left_alone():
@@ -241,16 +235,16 @@ def test_a_learnable_interpolant_alone_is_enough():
 
 
 class Squares(SpatiallyLinear):
-    def alpha(self, t): return (1 - t) ** 2  # fmt: skip # noqa: E704
+    def alpha(self, t): return (1 - t) ** 2  # fmt: skip
 
-    def beta(self, t): return t**2  # fmt: skip # noqa: E704
+    def beta(self, t): return t**2  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", [Regression, Quadratic])
 def test_an_interpolant_of_two_lines_trains_and_samples(objective):
     def train():
-        generator, path = seeded(), Squares()
+        generator, path, optimizers = seeded(), Squares(), []
         network = MLP(2, generator=generator)
         mean, spread = torch.tensor([2.0, -1.0]), 0.5
 
@@ -264,11 +258,14 @@ def test_an_interpolant_of_two_lines_trains_and_samples(objective):
             objective(path),
             endless(),
             steps=1500,
-            optimizer=lambda p: torch.optim.Adam(p, lr=2e-3, fused=True),
+            optimizer=lambda p: optimizers.append(torch.optim.Adam(p, lr=4e-3)) or optimizers[0],
             generator=generator,
         )
-        losses = torch.stack([step.loss for step in trainer])
-        return path, network, losses
+        losses = []
+        for step in trainer:  # The body of the loop may do as it likes: here the learning rate falls to 0.
+            optimizers[0].param_groups[0]["lr"] = 4e-3 * (1 - step.index / 1500)
+            losses.append(step.loss)
+        return path, network, torch.stack(losses)
 
     path, network, losses = train()
     x0 = torch.randn(4000, 2, generator=seeded(5))
@@ -288,13 +285,17 @@ def test_the_same_seed_trains_the_same_network_on_an_own_interpolant():
     assert torch.equal(*results)
 
 
-# ---------------------------------------------------------------------------------------------------- compiled
+# --------------------------------------------------------------------------------------------------- compiled
 
 OPTIMIZERS = {
     "default": None,
     "momentum": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9),
-    "fused": lambda p: torch.optim.Adam(p, lr=1e-2, fused=True),
+    "fused": lambda p: torch.optim.Adam(p, lr=1e-2, betas=(0.5, 0.75), fused=True),
 }
+# Compiled, torch's Adam corrects its bias by 1 - beta^k in single precision. With beta = 0.999 that is 6e-5
+# of the first step, and 30 steps are of 1e-3 each; powers of 0.5 and 0.75 are exact for long, and then
+# 30 steps of 1e-2 err by 6e-8. Otherwise there are only sums in another order, in double precision.
+TOLERANCES = {"default": 30 * 1e-3 * 6e-5, "momentum": 1e-10, "fused": 30 * 1e-2 * 6e-8 * 2}
 
 
 @pytest.mark.slow
@@ -319,7 +320,7 @@ def test_the_compiled_step_is_the_eager_one(kind):
         copy.load_state_dict(network.state_dict())
         assert torch.equal(vector(copy), vector(network))
         results.append((losses, vector(network)))
-    # Thirty steps of sums in another order, in double precision; Adam divides by small second moments.
-    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-7, atol=1e-8)
-    assert math.isfinite(results[1][0][-1])
+    tolerance = TOLERANCES[kind]
+    torch.testing.assert_close(results[1][1], results[0][1], rtol=0, atol=tolerance)
+    # The loss changes by at most its gradient, whose norm is about ten here, times that of all 140 changes.
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=0, atol=100 * tolerance)

@@ -26,6 +26,7 @@ class Gamma(abc.ABC):
 
     A subclass writes :meth:`squared`; the rest follows, and may be overridden where a closed form
     is cheaper. Times are tensors of shape ``()`` or ``(B,)`` in [0, 1], and results have their shape.
+    One with parameters is a ``class Mine(Gamma, nn.Module)``, in this order: both can be called.
 
     Example:
         >>> class Cubed(Gamma):
@@ -214,4 +215,4 @@ def _root(squared: Tensor) -> Tensor:
 
 
 def _tensor(t: Time) -> Tensor:
-    return t if isinstance(t, Tensor) else torch.tensor(t)
+    return t if isinstance(t, Tensor) else torch.tensor(float(t))

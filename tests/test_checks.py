@@ -1,6 +1,7 @@
 import contextlib
 import re
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -297,6 +298,23 @@ class LateFloat(Resampled):
         return super().sample(t / 2 if isinstance(t, float) else t, x0, x1, z, generator=generator)
 
 
+class FloatChanges(Cubic):
+    """One part of the sample is another when the time is a float."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def sample(self, t, x0, x1, z=None, *, generator=None):
+        drawn = super().sample(t, x0, x1, z, generator=generator)
+        return replace(drawn, **{self.part: 2 * getattr(drawn, self.part)}) if isinstance(t, float) else drawn
+
+
+class FlatSlope(Resampled):
+    def changed(self, parts):
+        return {"xt_dot": parts["xt_dot"].flatten(1)}
+
+
 class Raising(Interpolant):
     def interpolate(self, t, x0, x1):
         raise RuntimeError("no path today")
@@ -307,8 +325,13 @@ class Infinite(Circle):
         return Interpolant.derivative(self, t, x0, x1) / 0.0
 
 
-class NumpyPath(Cubic):
-    """Compiles into two graphs at best: it leaves torch."""
+class NotANumber(Circle):
+    def derivative(self, t, x0, x1):
+        return Interpolant.derivative(self, t, x0, x1) * torch.nan
+
+
+class BrokenGraph(Cubic):
+    """Compiles into two graphs."""
 
     def sample(self, t, x0, x1, z=None, *, generator=None):
         drawn = super().sample(t, x0, x1, z, generator=generator)
@@ -322,6 +345,7 @@ BROKEN = {
     "5 % off": (SlowDerivative(), "^derivative must be the time derivative"),
     "flipped": (BackwardDerivative(), "^derivative must be the time derivative"),
     "infinite": (Infinite(), "^derivative must be the time derivative"),
+    "nan": (NotANumber(), "^derivative must be the time derivative: .* it is nan"),
     "alpha'": (WrongAlphaDerivative(), "^alpha_derivative must be the time derivative"),
     "beta'": (FlippedBetaDerivative(), "^beta_derivative must be the time derivative"),
     "alpha alpha'": (WrongHalfAlpha(), "^half_alpha_squared_derivative must be the time derivative"),
@@ -342,10 +366,13 @@ BROKEN = {
     "rows": (Mixed(), r"each row must follow its own time: row 0 of x \(5, 2\) depends on the others"),
     "vmap": (Branching(), "^vmap: RuntimeError: vmap.*data-dependent control flow"),
     "compile": (Branching(), "torch.compile must make one graph of sample"),
-    "graphs": (NumpyPath(), "torch.compile must make one graph of sample"),
+    "graphs": (BrokenGraph(), "torch.compile must make one graph of sample"),
     "float": (TensorTimes(), "t may be a float: AttributeError"),
     "scalar": (RowTimes(), r"t may be shape \(\): IndexError"),
     "other": (LateFloat(), r"t as a float must give what t of shape \(B,\) gives"),
+    "other xt": (FloatChanges("xt"), r"t as a float must give what t of shape \(B,\) gives"),
+    "other xt_dot": (FloatChanges("xt_dot"), r"t as a float must give what t of shape \(B,\) gives"),
+    "shape'": (FlatSlope(), r"xt_dot must keep the shape of x0: \(5, 3, 4, 4\) became \(5, 48\)"),
     "path": (Raising(), r"interpolate must take t of shape \(B,\).*: RuntimeError: no path today"),
 }
 

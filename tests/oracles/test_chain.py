@@ -269,6 +269,18 @@ def test_a_graded_acceptance_weighs_the_draws(t, generator):
         assert abs(sample.mean() - mean) < 6 * sample.std() / n**0.5
 
 
+def test_at_the_ends_of_time_the_point_itself_is_one_end_in_a_single_round(generator):
+    # The end of smaller weight is proposed, here of weight 0: every proposal fits.
+    posterior = RejectionPosterior(Linear(Brownian()), triangle(), rhombus(), rounds=1)
+    start, end = triangle().sample(50, generator=generator), rhombus().sample(50, generator=generator)
+    x0, x1, _ = posterior(0.0, start, generator=generator)
+    assert torch.equal(x0, start)
+    assert rhombus().acceptance(x1).all()
+    x0, x1, _ = posterior(1.0, end, generator=generator)
+    assert torch.equal(x1, end)
+    assert triangle().acceptance(x0).all()
+
+
 def test_a_point_outside_every_blend_is_reported():
     posterior = RejectionPosterior(Linear(), triangle(), rhombus(), rounds=3)
     x = torch.tensor([[0.0, 0.0], [9.0, 9.0]])
@@ -355,10 +367,11 @@ def star():
         PENTAGON.T,
         torch.zeros(4),
         torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]),
+        torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [1.0, 1.0]]),
         torch.tensor([[0.0, 0.0], [2.0, 0.0], [1.0, 0.5], [1.0, 2.0]]),
         star(),
     ],
-    ids=["clockwise", "two", "transposed", "flat", "on a line", "concave", "star"],
+    ids=["clockwise", "two", "transposed", "flat", "on a line", "straight corner", "concave", "star"],
 )
 def test_polygons_that_are_not_convex_and_counter_clockwise_are_refused(vertices):
     with pytest.raises(ValueError, match="vertices"):

@@ -173,24 +173,12 @@ class LearnedField(Field):
                     for more in _TITLES
                     if _fewest(name, (*self.networks, more), path, self.gaussian_source) is not None
                 ]
+                advice = f"give LearnedField also {' or '.join(helpful)}" if helpful else _NO_LATENT[name]
                 raise FieldUnavailable(
-                    f"{_TITLES[name]} cannot be derived from {self._given()} on {path}"
-                    + (
-                        f": give LearnedField also {' or '.join(helpful)}"
-                        if helpful
-                        else self._no_score(path)
-                    )
+                    f"{_TITLES[name]} cannot be derived from {self._given()} on {path}: {advice}"
                 )
             self._found[name] = found
         return self._found[name]
-
-    def _no_score(self, path: SpatiallyLinear) -> str:
-        return (
-            ": without latent noise it follows only when the source is N(0, Id); if it is, say "
-            "gaussian_source=True, otherwise train on an interpolant with a gamma"
-            if path.gamma.vanishes
-            else ""
-        )
 
     def _given(self) -> str:
         return " and ".join(_TITLES[name] for name in self.networks)
@@ -202,6 +190,14 @@ _TITLES = {
     "score": "the score",
     "x0": "E[x0]",
     "x1": "E[x1]",
+}
+# Why no other network helps: only these two ask for latent noise.
+_NO_LATENT = {
+    "denoiser": "there is no latent noise to average; train on an interpolant with a gamma",
+    "score": (
+        "without latent noise it follows only when the source is N(0, Id); if it is, say "
+        "gaussian_source=True, otherwise train on an interpolant with a gamma"
+    ),
 }
 _POINT, _RATIO = "x", "ratio"
 
@@ -247,7 +243,8 @@ def _fewest(
 def _combination(known: list[Tensor], wanted: Tensor) -> Tensor:
     """Return the weights of the known rows that add up to the wanted one, (T, K); nan where none do."""
     system = torch.stack(known, dim=-1)
-    weights: Tensor = torch.linalg.lstsq(system, wanted.unsqueeze(-1)).solution
+    # By pseudo-inverse: on CUDA torch's least squares take only systems of full rank.
+    weights: Tensor = torch.linalg.pinv(system) @ wanted.unsqueeze(-1)
     missing = ((system @ weights).squeeze(-1) - wanted).abs().amax(-1, keepdim=True)
     exact = missing <= 1e-9 * wanted.abs().amax(-1, keepdim=True)
     return torch.where(exact, weights.squeeze(-1), torch.nan)

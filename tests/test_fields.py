@@ -229,7 +229,7 @@ def zero(t, x):
     ("path", "networks", "asked", "message"),
     [
         (Linear(), ["velocity"], "score", "the score cannot be derived from the velocity .*gaussian_source"),
-        (Linear(), ["velocity"], "denoiser", "the denoiser cannot be derived .*without latent noise"),
+        (Linear(), ["velocity"], "denoiser", "the denoiser cannot be derived .*no latent noise"),
         (Linear(Brownian()), ["velocity"], "score", "the score cannot be derived from the velocity .*score="),
         (Linear(Brownian()), ["velocity"], "denoiser", "the denoiser cannot be derived .*denoiser="),
         (Linear(Brownian()), ["velocity"], "x0", r"E\[x0\] cannot be derived .*x0="),

@@ -259,11 +259,11 @@ def test_sixty_thousand_images_take_a_few_seconds(generator):
     source = GaussianMixture(torch.ones(1), torch.zeros(1, dim), torch.eye(dim)[None])
     oracle = DataOracle(Linear(), source, torch.rand(60_000, dim, generator=generator))
     x = torch.randn(4, dim, generator=generator)
-    start = time.perf_counter()
+    start = time.process_time()
     for t in (0.5, torch.tensor([0.2, 0.4, 0.6, 0.8])):
         assert torch.isfinite(oracle.velocity(t, x)).all()
-    # Each takes about half a second alone on one core; the bound leaves room for a busy machine.
-    assert time.perf_counter() - start < 10
+    # Each takes about a second of one core; other work on the machine does not count.
+    assert time.process_time() - start < 6
 
 
 def test_bad_arguments_are_refused():

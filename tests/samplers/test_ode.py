@@ -269,6 +269,17 @@ def test_evaluations_are_the_stages_times_the_steps(method, stages, end_only):
     assert trajectory.evaluations == len(field.asked) == 128 * stages
 
 
+@pytest.mark.parametrize(
+    ("method", "asked"),
+    [("heun", [0, 1]), ("heun2", [0, 1]), ("midpoint", [0, 0.5]), ("rk4", [0, 1 / 3, 2 / 3, 1])],
+)
+def test_the_stages_of_a_step_are_those_of_the_method(method, asked):
+    field = Plain(lambda t, x: x)
+    ODESampler(method, steps=1).sample(field, torch.ones(1, 1, dtype=torch.float64))
+    # rk4 is torchdiffeq's, the 3/8 rule; at the end of a step the time may be rounded inwards.
+    assert field.asked == pytest.approx(asked, abs=1e-12)
+
+
 def test_the_default_is_128_euler_steps():
     assert ODESampler() == ODESampler(method="euler", steps=128, rtol=1e-5, atol=1e-5, times=None)
 

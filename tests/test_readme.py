@@ -1,3 +1,4 @@
+import json
 import re
 import shlex
 from pathlib import Path
@@ -56,3 +57,22 @@ def test_every_name_of_the_readme_can_be_imported():
 def test_every_picture_of_the_readme_is_there():
     for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         assert (ROOT / path).is_file()
+
+
+def test_every_figure_of_the_readme_is_the_measured_one():
+    results = {path.stem: json.loads(path.read_text()) for path in (ROOT / "benchmarks/results").glob("*.json")}
+    steps = results["training_step"]["rows"]
+    labels = {
+        "by hand": "by hand",
+        "by hand again (noise)": "by hand again (noise)",
+        "`Trainer`": "Trainer",
+        "`Trainer`, fused Adam (the default)": "Trainer, fused Adam (default)",
+        "`Trainer(compile=True)`": "Trainer(compile=True)",
+    }
+    for label, name in labels.items():
+        assert f"| {label} | {steps[name]['ratio']:.2f} |" in README
+    imports = results["import_time"]["rows"]
+    assert f"takes {imports['import interpolants']['ratio']:.2f} of the time of `import torch`" in README
+    assert f"(noise: {imports['import torch again (noise)']['ratio']:.2f})" in README
+    for name in ("wasserstein2", "wasserstein2_floor"):
+        assert f"{results['demo'][name]:.4f}" in README

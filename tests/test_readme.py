@@ -60,7 +60,9 @@ def test_every_picture_of_the_readme_is_there():
 
 
 def test_every_figure_of_the_readme_is_the_measured_one():
-    results = {path.stem: json.loads(path.read_text()) for path in (ROOT / "benchmarks/results").glob("*.json")}
+    results = {
+        path.stem: json.loads(path.read_text()) for path in (ROOT / "benchmarks/results").glob("*.json")
+    }
     steps = results["training_step"]["rows"]
     labels = {
         "by hand": "by hand",

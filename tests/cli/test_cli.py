@@ -91,7 +91,9 @@ def test_sampling_a_checkpoint_carries_points_and_back(capsys):
     capsys.readouterr()
     assert "exists already" in refused(capsys, "sample", "run")
     assert "must be at least 1" in refused(capsys, "sample", "run", "--n", 0, "--overwrite")
-    assert "unknown ODE method 'eular'" in refused(capsys, "sample", "run", "--method", "eular", "--overwrite")
+    assert "unknown ODE method 'eular'" in refused(
+        capsys, "sample", "run", "--method", "eular", "--overwrite"
+    )
 
 
 @pytest.mark.slow

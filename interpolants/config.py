@@ -153,9 +153,9 @@ def gamma_of(name: str) -> Gamma:
     Raises:
         ValueError: When the name is unknown or its number is not one.
     """
-    kind, _, number = name.partition(":")
+    kind, colon, number = name.partition(":")
     make = _named("gamma", kind, _GAMMAS)
-    if not number:
+    if not colon:
         return make()
     if make is not Brownian:
         raise ValueError(f"--gamma {kind} takes no number; got {name!r}")
@@ -236,7 +236,7 @@ def device_of(config: Config) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device {name} cannot be used here: {reason}") from error

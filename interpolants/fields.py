@@ -245,6 +245,8 @@ def _combination(known: list[Tensor], wanted: Tensor) -> Tensor:
     system = torch.stack(known, dim=-1)
     # By pseudo-inverse: on CUDA torch's least squares take only systems of full rank.
     weights: Tensor = torch.linalg.pinv(system) @ wanted.unsqueeze(-1)
-    missing = ((system @ weights).squeeze(-1) - wanted).abs().amax(-1, keepdim=True)
-    exact = missing <= 1e-9 * wanted.abs().amax(-1, keepdim=True)
+    missing = ((system @ weights).squeeze(-1) - wanted).abs()
+    # To rounding of the terms that are added: large weights may cancel near the ends.
+    terms = (system.abs() @ weights.abs()).squeeze(-1) + wanted.abs().amax(-1, keepdim=True)
+    exact = (missing <= 1e-10 * terms).all(-1, keepdim=True)
     return torch.where(exact, weights.squeeze(-1), torch.nan)

@@ -129,6 +129,12 @@ class Interpolant(abc.ABC):
         """
         return time_derivative(lambda time: self.interpolate(time, x0, x1), t)
 
+    def modules_to_train(self) -> dict[str, torch.nn.Module]:
+        """Return what this interpolant learns: itself when it is a module, or its modules, as a gamma."""
+        if isinstance(self, torch.nn.Module):
+            return {"interpolant": self}
+        return {name: part for name, part in vars(self).items() if isinstance(part, torch.nn.Module)}
+
     def ends(self, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
         """Return where the path starts and ends: ``x0`` and ``x1`` for all but the mirror."""
         return x0, x1

@@ -12,7 +12,10 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 for a broken interpolant, 2 for bad input."""
+    """Run one command and return its exit code.
+
+    0 when it did what it was asked, 1 for a broken interpolant, 2 for bad input, 130 when interrupted.
+    """
     try:
         import tyro
     except ImportError:
@@ -35,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"interpolants: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        # Files are written whole or not at all, so what is there can be used.
+        print("interrupted; what was written before is whole", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

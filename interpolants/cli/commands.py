@@ -11,7 +11,14 @@ import torch
 import tyro
 
 from interpolants.cli.runs import CHECKPOINT, Run, save_metrics
-from interpolants.cli.usage import UsageError, check_installed, check_run_folder, check_writable, explained
+from interpolants.cli.usage import (
+    UsageError,
+    check_installed,
+    check_run_folder,
+    check_writable,
+    explained,
+    interrupts_noted,
+)
 from interpolants.config import Config, generator_of, imported_interpolant, sampler_of
 
 
@@ -57,11 +64,12 @@ class Train(Config):
         return Config(**{name: getattr(self, name) for name in Config.__dataclass_fields__})
 
     def _trained(self, run: Run) -> bool:
-        finished = run.train()
-        if run.steps_done == 0:
-            print("interrupted before the first step: nothing was learned or written", file=sys.stderr)
-            return False
-        checkpoint = run.save(self.out)
+        with interrupts_noted() as stop:
+            finished = run.train(stop)
+            if run.steps_done == 0:
+                print("interrupted before the first step: nothing was learned or written", file=sys.stderr)
+                return False
+            checkpoint = run.save(self.out)
         if not finished:
             print(
                 f"interrupted after {run.steps_done} steps; what was learned is in {checkpoint}",
@@ -70,6 +78,11 @@ class Train(Config):
         return finished
 
     def _measure(self, run: Run, generated: torch.Tensor, generator: torch.Generator) -> None:
+        if not generated.isfinite().all():
+            raise UsageError(
+                f"the training diverged: points are carried to infinity (loss {run.losses[-1]:.3g}); try a "
+                f"smaller --learning-rate. The checkpoint is in {self.out}"
+            )
         metrics = run.metrics(generated, generator)
         save_metrics(metrics, self.out)
         print(
@@ -147,8 +160,9 @@ class Sample:
         path = self.checkpoint / CHECKPOINT if self.checkpoint.is_dir() else self.checkpoint
         out = self.out
         with explained():
-            if self.n < 1:
-                raise ValueError(f"--n must be at least 1; got {self.n}")
+            for flag, number in (("--n", self.n), ("--steps", self.steps)):
+                if number < 1:
+                    raise ValueError(f"{flag} must be at least 1; got {number}")
             if out.suffix != ".npz":
                 raise ValueError(f"--out must end in .npz; got {out}")
             if out.exists() and not self.overwrite:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -37,7 +38,10 @@ def draw_all(run: Run, trajectory: Trajectory, folder: Path) -> list[Path]:
     )
     made.append(_field_picture(run, folder / "field.png", half))
     if isinstance(run.interpolant, SpatiallyLinear):
-        made.append(_chain_picture(run, run.interpolant, folder / "chain.png", half))
+        try:
+            made.append(_chain_picture(run, run.interpolant, folder / "chain.png", half))
+        except (RuntimeError, ValueError) as error:  # The chain is a picture beside the work, not part of it.
+            print(f"note: no picture of the random chain: {error}", file=sys.stderr)
     made.append(draw_loss(run, folder / "loss.png"))
     return made
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,8 @@ class Run:
     network: nn.Module
     device: torch.device
     losses: list[float] = field(default_factory=list)
+    loss_every: int = 1
+    steps_done: int = 0
     seconds: float = 0.0
 
     @classmethod
@@ -82,8 +85,8 @@ class Run:
         device = device_of(config)
         sampler_of(config)
         network = network_of(config).to(device)
-        if isinstance(interpolant, nn.Module):
-            interpolant.to(device)
+        for module in interpolant.modules_to_train().values():
+            module.to(device)
         return cls(config, p0, p1, interpolant, loss_of(config, interpolant), network, device)
 
     @classmethod
@@ -99,6 +102,8 @@ class Run:
             raise ValueError(f"{path} holds no configuration, so it is not a checkpoint of this command")
         config = Config.from_json(metadata["config"])
         where = device_of(Config(device=device))
+        if not {"p0", "p1"} <= tensors.keys():
+            raise ValueError(f"{path} holds no densities, so it is not a checkpoint of this command")
         p0, p1 = (Density(tensors.pop(name), name) for name in ("p0", "p1"))
         interpolant = interpolant_of(config)
         run = cls(config, p0, p1, interpolant, loss_of(config, interpolant), network_of(config), where)
@@ -112,8 +117,7 @@ class Run:
     @property
     def trained(self) -> nn.ModuleDict:
         """Everything that training changes."""
-        learnable = {"interpolant": self.interpolant} if isinstance(self.interpolant, nn.Module) else {}
-        return nn.ModuleDict({"network": self.network, **learnable})
+        return nn.ModuleDict({"network": self.network, **self.interpolant.modules_to_train()})
 
     @property
     def learned(self) -> LearnedField:
@@ -124,8 +128,8 @@ class Run:
         """Return ``n`` points of a density on the run's device."""
         return density.sample(n, generator=generator).to(self.device)
 
-    def train(self) -> bool:
-        """Train with a progress bar; return False when interrupted, keeping what was learned."""
+    def train(self, stop: threading.Event) -> bool:
+        """Train with a progress bar; return False when told to stop, keeping what was learned."""
         config = self.config
         data = generator_of(config, "data")
         training = generator_of(config, "training", self.device)
@@ -144,48 +148,50 @@ class Run:
             generator=training,
             compile=config.compile,
         )
-        every = max(1, config.steps // 4096)
+        self.loss_every = max(1, config.steps // 4096)
         kept: list[Tensor] = []
         started = time.perf_counter()
+        self._make_steps(trainer, kept, stop)
+        self.seconds = time.perf_counter() - started
+        self.losses = torch.stack(kept).tolist() if kept else []
+        self.steps_done = trainer.index
+        return trainer.index == config.steps
+
+    def _make_steps(self, trainer: Trainer, kept: list[Tensor], stop: threading.Event) -> None:
         interval = 0.2 if sys.stderr.isatty() else 2.0
-        bar = tqdm(
-            total=config.steps,
+        shown = 0
+        with tqdm(
+            total=trainer.steps,
             desc="training",
             unit=" steps",
             mininterval=interval,
             maxinterval=5 * interval,
-        )
-        shown = 0
-        try:
-            with bar:
-                for step in trainer:
-                    if step.index % every == 0:
-                        kept.append(step.loss)
-                    if step.index - shown >= 64 or step.index == config.steps:
-                        bar.set_postfix_str(f"loss {float(step.loss):.4f}", refresh=False)
-                        bar.update(step.index - shown)
-                        shown = step.index
-        except KeyboardInterrupt:
-            pass
-        self.seconds = time.perf_counter() - started
-        self.losses = torch.stack(kept).tolist() if kept else []
-        self.steps_done = trainer.index
-        self.loss_every = every
-        return trainer.index == config.steps
+        ) as bar:
+            for step in trainer:
+                if step.index % self.loss_every == 0:
+                    kept.append(step.loss)
+                if step.index - shown >= 64 or step.index == trainer.steps:
+                    bar.set_postfix_str(f"loss {float(step.loss):.4f}", refresh=False)
+                    bar.update(step.index - shown)
+                    shown = step.index
+                if stop.is_set():
+                    break
 
     def save(self, folder: Path) -> Path:
         """Write checkpoint and configuration, and return where the checkpoint is."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            (folder / name).unlink(missing_ok=True)
-        write_text(folder / "config.json", self.config.to_json())
         densities = {"p0": self.p0.values, "p1": self.p1.values}
         metadata = {
             "config": self.config.to_json(),
             "interpolants": interpolants.__version__,
             "steps": str(self.steps_done),
         }
-        return save_checkpoint(folder / CHECKPOINT, {**self.trained.state_dict(), **densities}, metadata)
+        # The checkpoint first: an older one is replaced only by a whole one.
+        path = save_checkpoint(folder / CHECKPOINT, {**self.trained.state_dict(), **densities}, metadata)
+        write_text(folder / "config.json", self.config.to_json())
+        for name in FILES[2:]:
+            (folder / name).unlink(missing_ok=True)
+        return path
 
     def metrics(self, generated: Tensor, generator: torch.Generator) -> dict[str, Any]:
         """Return how far the generated points are from the target, beside how far fresh target points are."""

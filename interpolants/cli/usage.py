@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,8 +46,8 @@ def check_run_folder(folder: Path, overwrite: bool) -> None:
         ValueError: When there is something in the way.
         OSError: When the folder cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; name a folder with --out")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f"{folder} is there and is no folder; name a folder with --out")
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / "config.json").is_file():
             raise ValueError(f"{folder} holds something that is no run; name another folder with --out")
@@ -66,6 +68,20 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise PermissionError(f"cannot write into {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def interrupts_noted() -> Iterator[threading.Event]:
+    """Turn Ctrl-C, however often, into an event that the work looks at when it suits."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # Signals are the main thread's alone.
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -224,7 +224,7 @@ class Loss(abc.ABC):
         for weight in (self.times.weight, self.weight):
             factor = None if weight is None else weight(draw.t)
             if factor is not None:
-                values = values * factor.to(values.dtype)
+                values = values * _checked_weight(factor, values)
         return values
 
 
@@ -267,6 +267,16 @@ class Quadratic(Loss):
     @override
     def of(self, prediction: Tensor, target: Tensor) -> Tensor:
         return _squared(prediction) - 2 * _dot(target, prediction)
+
+
+def _checked_weight(weight: Tensor | float, values: Tensor) -> Tensor:
+    weight = torch.as_tensor(weight, device=values.device).to(values.dtype)
+    if weight.ndim > 0 and weight.shape != values.shape:
+        raise ValueError(
+            f"a weight must have the shape of t, {tuple(values.shape)}, or be one number; "
+            f"got shape {tuple(weight.shape)}"
+        )
+    return weight
 
 
 def _squared(x: Tensor) -> Tensor:

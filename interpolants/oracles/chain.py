@@ -119,8 +119,8 @@ def random_walk(
 class RejectionPosterior:
     r"""Exact draws of the ends given ``x_t = x``, for shapes that can be sampled and evaluated.
 
-    One end is proposed from its shape (the one with the smaller weight), the other follows from
-    :math:`x = \alpha x_0 + \beta x_1 + \gamma z` and is accepted with the probability its shape gives it.
+    Of the three terms of :math:`x = \alpha x_0 + \beta x_1 + \gamma z` the two with the smaller weights are
+    proposed from their densities; the third follows, accepted with the probability its density gives it.
 
     Args:
         interpolant: The path.
@@ -162,23 +162,32 @@ class RejectionPosterior:
         self, t: Tensor, x: Tensor, generator: torch.Generator | None
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         path, tries = self.interpolant, 64
-        alpha, beta, gamma = path.alpha(t).to(x), path.beta(t).to(x), path.gamma(t).to(x)
-        z = randn((len(x), tries, x.shape[1]), x, generator)
-        rest = x.unsqueeze(1) - gamma * z
-        swap = bool(alpha > beta)
-        proposed, followed = (self.target, self.source) if swap else (self.source, self.target)
-        weight, other = (beta, alpha) if swap else (alpha, beta)
-        first = proposed.sample(z.shape[0] * tries, generator=generator).to(x).reshape(z.shape)
-        second = (rest - weight * first) / other
-        chance = followed.acceptance(second.flatten(0, 1)).to(x).reshape(len(x), tries)
+        weights = [path.alpha(t).to(x), path.beta(t).to(x), path.gamma(t).to(x)]
+        follower = int(torch.stack(weights).argmax())
+        if weights[follower] == 0:
+            raise ValueError(f"at t = {float(t):.3g} x_t does not depend on its ends: there is no posterior")
+        shape = (len(x), tries, x.shape[1])
+        drawn = [x.new_zeros(shape) for _ in weights]
+        for k, end in enumerate((self.source, self.target)):
+            if k != follower:
+                drawn[k] = end.sample(len(x) * tries, generator=generator).to(x).reshape(shape)
+        if follower != 2:
+            drawn[2] = randn(shape, x, generator)
+        proposed = weights[0] * drawn[0] + weights[1] * drawn[1] + weights[2] * drawn[2]
+        drawn[follower] = (x.unsqueeze(1) - proposed) / weights[follower]
+        flat = drawn[follower].flatten(0, 1)
+        if follower == 2:
+            chance = torch.exp(-flat.square().sum(1) / 2)  # The normal density over its maximum.
+        else:
+            chance = (self.source, self.target)[follower].acceptance(flat).to(x)
+        chance = chance.reshape(len(x), tries)
         # One uniform draw decides each proposal; the first accepted one is kept.
         device = x.device if generator is None else generator.device
         accepted = torch.rand(chance.shape, generator=generator, device=device).to(x.device) < chance
         rows = torch.arange(len(x), device=x.device)
         choice = accepted.int().argmax(dim=1)
-        first, second, z = first[rows, choice], second[rows, choice], z[rows, choice]
-        ends = (second, first, z) if swap else (first, second, z)
-        return ends, accepted.any(dim=1)
+        x0, x1, z = (part[rows, choice] for part in drawn)
+        return (x0, x1, z), accepted.any(dim=1)
 
 
 @final

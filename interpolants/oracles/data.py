@@ -141,11 +141,14 @@ class DataOracle(Field):
         path, basis = self.interpolant, None if self._bases is None else self._bases[i].to(rows)
         alpha, beta, gamma = (c.reshape(-1, 1) for c in (path.alpha(t), path.beta(t), path.gamma(t)))
         variances = alpha.square() * self._variances[i].to(rows) + gamma.square()
-        # Where nothing but the data is left (t = 1, no gamma), a tiny variance picks the nearest point.
-        variances = variances.clamp(min=torch.finfo(rows.dtype).eps ** 2)
+        # Where nothing but the data is left (t = 1), a tiny variance picks the nearest point, and what is
+        # off the data, where there is no density, moves as that point does.
+        least = torch.finfo(rows.dtype).eps ** 2
+        only_data = variances <= least
+        variances = variances.clamp(min=least)
         centred = _turn(rows - alpha * self.source.means[i].to(rows), basis)
         log_sum, mean = self._attend(centred, beta, variances, basis)
-        residual = (centred - beta * _turn(mean, basis)) / variances
+        residual = torch.where(only_data, 0, (centred - beta * _turn(mean, basis)) / variances)
         log_norm = -variances.log().sum(1) / 2 - rows.shape[1] / 2 * math.log(2 * math.pi)
         log_weight = self.source.weights[i].to(rows).log() + log_norm + log_sum - math.log(len(self.points))
         return log_weight, mean, residual

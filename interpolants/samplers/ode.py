@@ -111,6 +111,7 @@ class ODESampler:
 
         Raises:
             TypeError: When ``field`` is no Field or ``x`` no floating-point tensor.
+            ValueError: When gradients are asked of a solver of scipy.
             RuntimeError: When an adaptive method cannot reach its tolerance, as where the field is not
                 finite.
         """
@@ -119,6 +120,8 @@ class ODESampler:
                 "field must be a Field; make one from a network with "
                 f"LearnedField(interpolant, velocity=network); got {kind(field)}"
             )
+        if self.differentiable and self._method == _SCIPY:
+            raise ValueError("the solvers of scipy record no gradients; choose another method")
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise TypeError("x must be a floating-point tensor of shape (B, *D)")
         velocity = _Counted(field, conditions, x.dtype, must_be_finite=self._method == _SCIPY)
@@ -151,6 +154,8 @@ class ODESampler:
 
         options = dict(self.options)
         wanted = times[[0, -1]] if self.end_only and len(times) > 2 else times
+        if self._method.endswith("adams"):
+            options.setdefault("max_order", 4)  # torchdiffeq's own choice, up to 12, is unstable.
         if self._method in _FIXED:
             options["grid_constructor"] = lambda function, start, ends: times
         elif self._method in _ADAPTIVE:

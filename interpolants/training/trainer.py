@@ -65,6 +65,7 @@ class Trainer:
             buffer, which the network's own become views of. A last, smaller minibatch compiles anew.
 
     Raises:
+        RuntimeError: At the first step, when it cannot be compiled, as with BatchNorm's batch counter.
         TypeError: When ``optimizer`` is an optimiser rather than what makes one.
         ValueError: When ``steps`` is negative, there is nothing to train, or the batches are empty.
 
@@ -137,14 +138,13 @@ class Trainer:
 
 
 class _Objective(nn.Module):
-    """The mean loss of given draws, with everything trainable as submodules: a learnable interpolant too."""
+    """The mean loss of given draws, with everything trainable as submodules: what the path learns too."""
 
     def __init__(self, network: nn.Module, loss: Loss) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
-        if isinstance(loss.interpolant, nn.Module):
-            self.interpolant = loss.interpolant
+        self.path = nn.ModuleDict(loss.interpolant.modules_to_train())
 
     def forward(self, draw: Draw, conditions: Mapping[str, Any]) -> Tensor:
         return self.loss.evaluate(self.network, draw, **conditions).mean()
@@ -169,13 +169,12 @@ def _eager(objective: _Objective, optimizers: Optimizers) -> _StepFunction:
 def _compiled(objective: _Objective, optimizers: Optimizers) -> _StepFunction:
     named = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     leaves = list(named.values())
-    alike = len({(p.dtype, p.device) for p in leaves}) == 1
-    if alike and isinstance(optimizers(leaves), _ELEMENTWISE):
+    if _treats_alike(optimizers(leaves), leaves):
         leaves = [_laid_end_to_end(leaves)]
     optimizer = optimizers(leaves)
     for leaf in leaves:
         leaf.grad = torch.zeros_like(leaf)
-    in_graph = isinstance(optimizer, _ELEMENTWISE)
+    in_graph = type(optimizer) in _ELEMENTWISE
     for group in optimizer.param_groups:  # A hand-fused kernel is closed to the compiler, which fuses anyway.
         if group.get("fused"):
             group["fused"] = None
@@ -199,12 +198,29 @@ def _compiled(objective: _Objective, optimizers: Optimizers) -> _StepFunction:
 
     def step(draw: Draw, conditions: Mapping[str, Any]) -> Tensor:
         with torch.no_grad():  # The gradient is taken inside the graph; none is recorded around it.
-            loss: Tensor = graph(draw, conditions)
+            try:
+                loss: Tensor = graph(draw, conditions)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                reason = str(error).strip().splitlines()[0]
+                raise RuntimeError(
+                    f"this training step cannot be compiled into one graph ({reason}); use compile=False"
+                ) from error
         if not in_graph:
             optimizer.step()
         return loss
 
     return step
+
+
+def _treats_alike(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> bool:
+    """Return whether the optimiser updates every element of every parameter by one rule of its own."""
+    # A subclass may look at whole tensors, groups at single ones; both need the parameters as they are.
+    return (
+        type(optimizer) in _ELEMENTWISE
+        and len(optimizer.param_groups) == 1
+        and len(optimizer.param_groups[0]["params"]) == len(parameters)
+        and len({(p.dtype, p.device) for p in parameters}) == 1
+    )
 
 
 def _laid_end_to_end(parameters: list[nn.Parameter]) -> nn.Parameter:

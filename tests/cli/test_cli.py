@@ -202,7 +202,7 @@ def test_words_that_are_no_numbers_leave_by_code_2(capsys):
 
 def test_a_file_in_the_way_is_refused(capsys):
     picture("file.png")
-    assert "is a file" in refused(capsys, "train", *TINY, "--out", "file.png")
+    assert "is no folder" in refused(capsys, "train", *TINY, "--out", "file.png")
     assert "not a folder" in refused(capsys, "train", *TINY, "--out", "file.png/run")
 
 
@@ -250,9 +250,45 @@ def test_an_interrupt_keeps_what_was_learned():
         while "steps/s, loss" not in seen and running.poll() is None:
             seen += running.stderr.read(64)
         time.sleep(0.3)
-        running.send_signal(signal.SIGINT)
+        for _ in range(3):  # An impatient user: the second and third must not cost what was learned.
+            running.send_signal(signal.SIGINT)
+            time.sleep(0.01)
         message = running.stderr.read()
         assert running.wait(60) == 130
     assert "what was learned is in run/checkpoint.safetensors" in message
     assert sorted(os.listdir("run")) == ["checkpoint.safetensors", "config.json"]
     assert exit_code("sample", "run", "--n", 4) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gamma", ["sine-squared", "zero"])
+def test_the_demo_draws_paths_through_a_bottleneck(gamma, capsys):
+    arguments = ["--interpolant", "encoding-decoding", "--gamma", gamma, "--out", "run"]
+    assert exit_code("demo", *TINY, *arguments) == 0
+    assert "run/loss.png" in capsys.readouterr().out
+    # Without latent noise every path passes through the origin, and there is no chain to draw.
+    assert os.path.exists("run/chain.png") == (gamma == "sine-squared")
+
+
+def test_a_training_that_diverges_says_so_and_keeps_the_checkpoint(capsys):
+    assert exit_code("train", *TINY, "--learning-rate", "1e30", "--out", "run") == 2
+    assert "the training diverged" in capsys.readouterr().err
+    assert os.path.isfile("run/checkpoint.safetensors")
+
+
+def test_a_learnable_interpolant_is_saved_and_loaded_with_what_it_learned():
+    with open("mine_learnable.py", "w") as file:
+        file.write(
+            "import torch\n"
+            "from interpolants import SpatiallyLinear\n"
+            "class Learnt(torch.nn.Module, SpatiallyLinear):\n"
+            "    def __init__(self):\n"
+            "        super().__init__()\n"
+            "        self.power = torch.nn.Parameter(torch.tensor(1.5))\n"
+            "    def alpha(self, t): return 1 - t**self.power\n"
+            "    def beta(self, t): return t**self.power\n"
+        )
+    assert exit_code("train", *TINY, "--interpolant", "mine_learnable:Learnt", "--out", "run") == 0
+    tensors, _ = load_checkpoint("run/checkpoint.safetensors")
+    assert tensors["interpolant.power"] != 1.5
+    assert exit_code("sample", "run", "--n", 5) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,8 +15,12 @@ from interpolants._tensors import Time
 from interpolants.gammas import Gamma
 from interpolants.interpolant import Interpolant, SpatiallyLinear
 
-# Times of the finite differences: none is a round number, where a path might be special.
-_TIMES = (0.0127, 0.137, 0.2931, 0.4373, 0.5871, 0.7233, 0.8779, 0.9871)
+# Times of the finite differences: both ends come close, and none is within a step of a node of a grid of
+# up to 10,000 equal steps, on which a path might be tabulated.
+_TIMES = (
+    *(0.0012837, 0.0128371, 0.1370628, 0.2931463, 0.4373541),
+    *(0.5871372, 0.7233457, 0.8779619, 0.9871391, 0.9988465),
+)
 _STEP = 1e-5
 # Values are compared to rounding, slopes to the error of central differences; a user's slip is larger.
 _TOLERANCE = 1e-6
@@ -35,17 +40,18 @@ class InterpolantError(ValueError):
         super().__init__("\n".join([f"{name} breaks {count}:", *(f"  - {line}" for line in broken)]))
 
 
-def check_interpolant(interpolant: Interpolant) -> None:
+def check_interpolant(interpolant: Interpolant, *, shape: tuple[int, ...] | None = None) -> None:
     """Check that an interpolant keeps what losses, samplers and exact fields rely on.
 
     It starts and ends where it should; every derivative, written or automatic, agrees with finite
     differences; gamma is zero at both ends, never negative, and gamma gamma' is finite; shapes, dtypes
     and devices are kept; t may be a float, ``()`` or ``(B,)`` and x any shape ``(B, *D)``; it compiles
-    into one graph and works under ``torch.func.vmap``. A path that only takes one shape of x (such as
-    points of the plane) is checked on the first of (B, 2), (B, 3), (B, 16) and (B, 3, 4, 4) that it takes.
+    into one graph and works under ``torch.func.vmap``. A path that only takes some shapes of x (such as
+    points of the plane) is checked on the first it takes of (B, 2), (B, 3), (B, 16), (B, 3, 4, 4), (B,).
 
     Args:
         interpolant: The interpolant. If it is also an ``nn.Module`` its parameters are left as they are.
+        shape: The shape of one example, such as ``(28, 28)``, for a path that takes none of those.
 
     Raises:
         TypeError: When it is no Interpolant.
@@ -67,13 +73,14 @@ def check_interpolant(interpolant: Interpolant) -> None:
     with warnings.catch_warnings():
         # Forward-mode differentiation and the compiler announce deprecations of torch's own.
         warnings.simplefilter("ignore", DeprecationWarning)
-        broken = list(dict.fromkeys(_Check(interpolant).broken()))
+        broken = list(dict.fromkeys(_Check(interpolant, shape).broken()))
     if broken:
         raise InterpolantError(type(interpolant).__name__, broken)
 
 
 class _Check:
-    def __init__(self, interpolant: Interpolant) -> None:
+    def __init__(self, interpolant: Interpolant, shape: tuple[int, ...] | None) -> None:
+        self.shapes = ((2,), (3,), (16,), (3, 4, 4), ()) if shape is None else (shape,)
         self.learnable = isinstance(interpolant, torch.nn.Module)
         self.device = torch.device("cpu")
         if isinstance(interpolant, torch.nn.Module):
@@ -110,13 +117,13 @@ class _Check:
 
     def _shape(self) -> tuple[int, ...]:
         failures = []
-        for shape in ((5, 2), (5, 3), (5, 16), (5, 3, 4, 4)):
+        for shape in self.shapes:
             try:
-                self.mine.interpolate(self._time(0.3, 5), *self._ends_of(shape))
+                self.mine.interpolate(self._time(0.3, 5), *self._ends_of((5, *shape)))
             except Exception as error:
                 failures.append(error)
             else:
-                return shape
+                return (5, *shape)
         raise failures[0]
 
     def _ends_of(self, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
@@ -155,6 +162,13 @@ class _Check:
             yield from self._slope(
                 "half_beta_squared_derivative", mine.half_beta_squared_derivative, _half_square(mine.beta)
             )
+            for name in ("half_alpha_squared_derivative", "half_beta_squared_derivative"):
+                for t, value in zip((0, 1), self._values(getattr(mine, name)), strict=True):
+                    if not math.isfinite(value):
+                        yield (
+                            f"{name} must be finite at both ends: at t = {t} it is {value}; where the "
+                            "weight's own derivative is infinite, write this product"
+                        )
 
     def _gamma(self) -> Iterator[str]:
         gamma = self.mine.gamma
@@ -162,25 +176,23 @@ class _Check:
             yield f"gamma must be a Gamma, such as Brownian(); got {type(gamma).__name__}"
             return
         name = type(gamma).__name__
-        ends = self._grid([0.0, 1.0])
-        for t, value, squared in zip(
-            (0, 1), _detached(gamma(ends)), _detached(gamma.squared(ends)), strict=True
-        ):
-            if not (abs(value) <= _TOLERANCE and abs(squared) <= _TOLERANCE):
+        times = self._grid(torch.linspace(0, 1, 101).tolist())
+        values = gamma(times).detach()
+        scale = float(values.abs().nan_to_num().max()) or 1.0
+        for t, value, squared in zip((0, 1), self._values(gamma), self._values(gamma.squared), strict=True):
+            if not (abs(value) <= _TOLERANCE * scale and abs(squared) <= _TOLERANCE * scale**2):
                 yield (
                     f"gamma must be zero at both ends: {name} has gamma({t}) = {value:.3g} "
                     f"and gamma({t})^2 = {squared:.3g}"
                 )
-        times = self._grid(torch.linspace(0, 1, 101).tolist())
-        values = gamma(times)
-        if not bool((values >= -_TOLERANCE).all()):
+        if not bool((values >= -_TOLERANCE * scale).all()):
             worst = int(values.nan_to_num(nan=-torch.inf).argmin())
             yield (
                 f"gamma must be non-negative: {name} has gamma({float(times[worst]):.3g}) = "
                 f"{float(values[worst]):.3g}"
             )
         off = _worst(gamma.squared(times), values.square())
-        if not off <= _TOLERANCE:
+        if not off <= _TOLERANCE * scale**2:
             yield f"gamma.squared must be gamma^2: {name} differs by up to {off:.3g}"
         product = gamma.half_squared_derivative(times)
         if not bool(torch.isfinite(product).all()):
@@ -189,10 +201,25 @@ class _Check:
                 f"gamma gamma' must be finite on [0, 1]: {name}.half_squared_derivative"
                 f"({float(times[worst]):.3g}) = {float(product[worst])}"
             )
+        yield from self._end_slopes(gamma, name, scale)
         yield from self._slope(f"{name}.derivative", gamma.derivative, gamma)
         yield from self._slope(
             f"{name}.half_squared_derivative", gamma.half_squared_derivative, lambda t: gamma.squared(t) / 2
         )
+
+    def _end_slopes(self, gamma: Gamma, name: str, scale: float) -> Iterator[str]:
+        # From inside: over a step h the difference of gamma^2 is off by h/2 times its second derivative.
+        step = 1e-7
+        inside = _detached(gamma.squared(self._grid([step, 1 - step])))
+        ends = self._values(gamma.squared)
+        products = self._values(gamma.half_squared_derivative)
+        for t, sign, near, end, product in zip((0, 1), (1, -1), inside, ends, products, strict=True):
+            expected = sign * (near - end) / (2 * step)
+            if math.isfinite(product) and abs(product - expected) > 1e-3 * (scale**2 + abs(expected)):
+                yield (
+                    f"{name}.half_squared_derivative must be gamma gamma': at t = {t} it is {product:.6g}, "
+                    f"finite differences of gamma^2 give {expected:.6g}"
+                )
 
     def _derivative(self) -> Iterator[str]:
         x0, x1 = self._ends_of((len(_TIMES), *self.shape[1:]))
@@ -212,8 +239,9 @@ class _Check:
         )
         times = self._grid(_TIMES)
         latent = mine.gamma(times).reshape(-1, *(1,) * (x0.ndim - 1)) * z
-        off = _worst(mine.sample(times, x0, x1, z).xt, mine.interpolate(times, x0, x1) + latent)
-        if not off <= _TOLERANCE:
+        expected = mine.interpolate(times, x0, x1) + latent
+        off = _worst(mine.sample(times, x0, x1, z).xt, expected)
+        if not off <= _TOLERANCE * max(1.0, float(expected.detach().abs().max())):
             yield f"xt of sample must be interpolate(t, x0, x1) + gamma(t) z: off by up to {off:.3g}"
 
     def _slope(
@@ -222,17 +250,16 @@ class _Check:
         """Yield a line when a derivative disagrees with central differences."""
         times = self._grid(_TIMES)
         with torch.no_grad():
-            step = _STEP
-            early, late = (torch.as_tensor(function(times + sign * step)) for sign in (-1, 1))
-            expected = ((late - early) / (2 * step)).broadcast_to(late.shape)
-        got = torch.as_tensor(derivative(times)).detach().broadcast_to(expected.shape)
+            early, late = (self._tensor(function(times + sign * _STEP), times) for sign in (-1, 1))
+            expected = (late - early) / (2 * _STEP)
+        got = self._tensor(derivative(times), times).detach().broadcast_to(expected.shape)
         # Relative to the slope, with the error of central differences: step^2 times a third derivative.
         excess = (got - expected).abs() / (1 + expected.abs()) - _SLOPE_TOLERANCE
         if bool((~torch.isfinite(got)).any()) or float(excess.max()) > 0:
             worst = int(excess.nan_to_num(nan=torch.inf).flatten().argmax())
             row = worst // max(1, excess[0].numel())
             yield (
-                f"{name} must be the time derivative: at t = {_TIMES[row]} it is "
+                f"{name} must be the time derivative: at t = {_TIMES[row]:.4g} it is "
                 f"{float(got.flatten()[worst]):.6g}, finite differences give "
                 f"{float(expected.flatten()[worst]):.6g}"
             )
@@ -253,7 +280,7 @@ class _Check:
 
     def _shapes(self) -> Iterator[str]:
         # A path for points of the plane need not take images; one that takes images must keep them.
-        shapes = {self.shape, (5, 2), (5, 3, 4, 4), (3, 3), (1, 2)} if not self._planar() else {self.shape}
+        shapes = {self.shape, (5, 2), (5, 3, 4, 4), (3, 3), (1, 2)} if self._takes_any() else {self.shape}
         for shape in sorted(shapes):
             x0, x1 = self._ends_of(shape)
             times = self._grid(torch.linspace(0.1, 0.9, len(x0)).tolist())
@@ -269,13 +296,13 @@ class _Check:
                     yield f"each row must follow its own time: row {k} of x {shape} depends on the others"
                     break
 
-    def _planar(self) -> bool:
+    def _takes_any(self) -> bool:
         try:
-            self.mine.interpolate(self._time(0.3, 5), *self._ends_of((5, 3, 4, 4)))
-            self.mine.interpolate(self._time(0.3, 5), *self._ends_of((5, 2)))
+            for shape in ((5, 3, 4, 4), (5, 2)):
+                self.mine.interpolate(self._time(0.3, 5), *self._ends_of(shape))
         except Exception:
-            return True
-        return False
+            return False
+        return True
 
     def _dtypes(self) -> Iterator[str]:
         every = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -330,6 +357,15 @@ class _Check:
         off = max(_worst(got, want) for got, want in zip(compiled, plain, strict=True))
         if not off <= _TOLERANCE:
             yield f"torch.compile must give what plain execution gives: off by up to {off:.3g}"
+
+    def _tensor(self, value: Time, times: Tensor) -> Tensor:
+        tensor = torch.as_tensor(value, dtype=self.dtype, device=self.device)
+        return tensor.expand_as(times) if tensor.ndim == 0 else tensor
+
+    def _values(self, function: Callable[[Tensor], Tensor]) -> list[float]:
+        """Return what a function of time gives at t = 0 and t = 1."""
+        ends = self._grid([0.0, 1.0])
+        return _detached(self._tensor(function(ends), ends))
 
     def _grid(self, times: list[float] | tuple[float, ...]) -> Tensor:
         return torch.tensor(times, dtype=self.dtype, device=self.device)

@@ -11,6 +11,7 @@ from interpolants import (
     Linear,
     Mirror,
     MixtureOracle,
+    SineSquared,
     Trigonometric,
     VariancePreserving,
 )
@@ -287,3 +288,17 @@ def test_times_outside_the_unit_interval_or_of_another_length_are_refused():
         field.velocity(1.5, torch.zeros(3, 2))
     with pytest.raises(ValueError, match="one time per example"):
         field.x1(torch.zeros(2), torch.zeros(3, 2))
+
+
+def test_conversions_hold_close_to_the_ends_where_large_weights_cancel():
+    def normal(mean):
+        centre = torch.full((1, 2), mean, dtype=torch.float64)
+        return GaussianMixture(torch.ones(1).double(), centre, torch.eye(2).double()[None])
+
+    path = Linear(SineSquared())
+    oracle = MixtureOracle(path, normal(0.0), normal(1.0))
+    field = LearnedField(path, denoiser=oracle.denoiser, gaussian_source=True)
+    x = torch.tensor([[0.3, -1.0]], dtype=torch.float64)
+    for t in (1 / 128, 127 / 128):
+        # The weights are of order 1e4 and their squares' rounding 1e-8.
+        torch.testing.assert_close(field.velocity(t, x), oracle.velocity(t, x), rtol=1e-7, atol=1e-7)

@@ -661,3 +661,12 @@ def test_a_target_of_ones_own_is_learnt(generator):
     draw = loss.draw(x0, x1, generator=generator)
     expected = ((x0 + x1) / 2).square().sum(1)
     assert torch.equal(loss.evaluate(lambda t, x: torch.zeros_like(x), draw), expected)
+
+
+def test_a_weight_of_another_shape_is_refused_and_a_number_is_a_weight():
+    x0, x1 = torch.zeros(6, 2), torch.ones(6, 2)
+    with pytest.raises(ValueError, match=r"shape of t, \(6,\).* got shape \(6, 1\)"):
+        Regression(Linear(), weight=lambda t: (1 - t)[:, None]).per_example(lambda t, x: x, x0, x1)
+    # The target is (1, 1) and the answer 0: a squared norm of 2, times 3.
+    weighted = Regression(Linear(), weight=lambda t: 3.0)
+    assert torch.equal(weighted.per_example(lambda t, x: 0 * x, x0, x1), torch.full((6,), 6.0))

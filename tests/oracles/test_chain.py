@@ -3,7 +3,16 @@ import math
 import pytest
 import torch
 
-from interpolants import Interpolant, Linear, MixtureOracle, Trigonometric, deblending_chain, random_walk
+from interpolants import (
+    EncodingDecoding,
+    Interpolant,
+    Linear,
+    MixtureOracle,
+    Trigonometric,
+    Zero,
+    deblending_chain,
+    random_walk,
+)
 from interpolants.gammas import Brownian
 from interpolants.oracles import (
     GaussianMixture,
@@ -382,3 +391,20 @@ def test_polygons_that_are_not_convex_and_counter_clockwise_are_refused(vertices
 def test_the_shapes_of_the_usual_picture_have_known_moments(shape, generator):
     # Six standard errors of each of five numbers: chance exceeds them once in 1e8.
     assert_moments(shape.sample(50_000, generator=generator), *polygon_moments(shape), 6)
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_the_walk_passes_a_bottleneck_of_latent_noise(steps, generator):
+    # At t = 1/2 (met with 2 steps, passed with 5) both ends have no weight and all is latent noise.
+    x0 = triangle().sample(2000, generator=generator)
+    chain = random_walk(EncodingDecoding(), triangle(), rhombus(), x0, steps, generator=generator)
+    assert rhombus().acceptance(chain[-1]).all()
+    # The rhombus is centred at (0.9, 0), with variances (0.5^2 / 6, 0.8^2 / 6). Five standard errors.
+    error = 5 * torch.tensor([0.5, 0.8]) / 6**0.5 / 2000**0.5
+    assert ((chain[-1].mean(0) - torch.tensor([0.9, 0.0])).abs() < error).all()
+
+
+def test_the_walk_through_a_point_has_no_posterior(generator):
+    x0 = triangle().sample(3, generator=generator)
+    with pytest.raises(ValueError, match="does not depend on its ends"):
+        random_walk(EncodingDecoding(Zero()), triangle(), rhombus(), x0, 2, generator=generator)

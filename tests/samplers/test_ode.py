@@ -525,3 +525,26 @@ def test_the_start_is_left_as_it_was():
     x = torch.ones(2, 2)
     ODESampler("rk4").sample(Plain(lambda t, x: x), x)
     assert np.array_equal(x.numpy(), np.ones((2, 2)))
+
+
+def test_multistep_methods_converge_by_default(generator):
+    normal = GaussianMixture(torch.ones(1).double(), torch.zeros(1, 1).double(), torch.eye(1).double()[None])
+    two = GaussianMixture(
+        torch.ones(2).double(), torch.tensor([[-1.0], [2.0]]).double(), 0.5 * torch.ones(2, 1, 1).double()
+    )
+    oracle = MixtureOracle(Trigonometric(), normal, two)
+    x = torch.randn(20, 1, dtype=torch.float64, generator=generator)
+    exact = ODESampler("dopri8", steps=1, rtol=1e-12, atol=1e-12).sample(oracle, x).final
+    errors = [
+        (ODESampler("explicit_adams", steps=steps).sample(oracle, x).final - exact).abs().max()
+        for steps in (64, 256)
+    ]
+    # Of order four in the end; without a bound on its order the method is off by more than 0.5 here.
+    assert errors[0] < 0.01
+    assert errors[1] < errors[0] / 20
+
+
+def test_solvers_of_scipy_refuse_to_record_gradients():
+    sampler = ODESampler("scipy_solver", differentiable=True)
+    with pytest.raises(ValueError, match="record no gradients"):
+        sampler.sample(LearnedField(Linear(), velocity=lambda t, x: x), torch.ones(2, 1))

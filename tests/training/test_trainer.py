@@ -4,6 +4,7 @@ from torch import nn
 
 from interpolants import (
     MLP,
+    Gamma,
     LearnedField,
     Linear,
     ODESampler,
@@ -324,3 +325,67 @@ def test_the_compiled_step_is_the_eager_one(kind):
     torch.testing.assert_close(results[1][1], results[0][1], rtol=0, atol=tolerance)
     # The loss changes by at most its gradient, whose norm is about ten here, times that of all 140 changes.
     torch.testing.assert_close(results[1][0], results[0][0], rtol=0, atol=100 * tolerance)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_gives_an_optimiser_with_groups_its_own_parameters():
+    def decayed(parameters):
+        parameters = list(parameters)
+        matrices = [p for p in parameters if p.ndim > 1]
+        others = [p for p in parameters if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": 10.0}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=1e-2)
+
+    trained = []
+    for compiled in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        network = MLP(1, width=8, depth=1, generator=generator)
+        batches = [(torch.zeros(16, 1), torch.ones(16, 1))]
+        trainer = Trainer(
+            network,
+            Regression(Linear()),
+            batches,
+            steps=10,
+            optimizer=decayed,
+            generator=generator,
+            compile=compiled,
+        )
+        for _ in trainer:
+            pass
+        trained.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+    # Single precision, and Adam's first steps divide by numbers near 0; without decay they differ by 0.1.
+    torch.testing.assert_close(*trained, rtol=1e-3, atol=1e-4)
+
+
+def test_a_learnable_gamma_inside_a_family_is_trained():
+    class Learnable(Gamma, torch.nn.Module):
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+            self.scale = torch.nn.Parameter(torch.tensor(0.1))
+
+        def squared(self, t):
+            return self.scale.exp() * t * (1 - t)
+
+    gamma = Learnable()
+    batches = [(torch.zeros(16, 1), torch.ones(16, 1))]
+    for _ in Trainer(MLP(1, width=8, depth=1), Quadratic(Linear(gamma)), batches, steps=2):
+        pass
+    assert gamma.scale != 0.1
+
+
+@pytest.mark.slow
+def test_a_step_that_cannot_be_compiled_says_so_in_a_line():
+    class Normalised(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(
+                torch.nn.Linear(1, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 1)
+            )
+
+        def forward(self, t, x):
+            return self.layers(x)
+
+    batches = [(torch.zeros(16, 1), torch.ones(16, 1))]
+    trainer = Trainer(Normalised(), Regression(Linear()), batches, steps=1, compile=True)
+    with pytest.raises(RuntimeError, match=r"cannot be compiled into one graph .*; use compile=False"):
+        next(trainer)

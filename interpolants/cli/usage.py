@@ -81,7 +81,8 @@ def interrupts_noted() -> Iterator[threading.Event]:
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        # Once asked to stop the command is on its way out, and one more Ctrl-C must not trip it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN if asked.is_set() else before)
 
 
 def write_text(path: Path, text: str) -> Path:

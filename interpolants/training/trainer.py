@@ -217,7 +217,6 @@ def _treats_alike(optimizer: torch.optim.Optimizer, parameters: list[nn.Paramete
     # A subclass may look at whole tensors, groups at single ones; both need the parameters as they are.
     return (
         type(optimizer) in _ELEMENTWISE
-        and len(optimizer.param_groups) == 1
         and len(optimizer.param_groups[0]["params"]) == len(parameters)
         and len({(p.dtype, p.device) for p in parameters}) == 1
     )

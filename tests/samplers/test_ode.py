@@ -530,7 +530,7 @@ def test_the_start_is_left_as_it_was():
 def test_multistep_methods_converge_by_default(generator):
     normal = GaussianMixture(torch.ones(1).double(), torch.zeros(1, 1).double(), torch.eye(1).double()[None])
     two = GaussianMixture(
-        torch.ones(2).double(), torch.tensor([[-1.0], [2.0]]).double(), 0.5 * torch.ones(2, 1, 1).double()
+        torch.ones(2).double(), torch.tensor([[-2.0], [2.0]]).double(), 0.04 * torch.ones(2, 1, 1).double()
     )
     oracle = MixtureOracle(Trigonometric(), normal, two)
     x = torch.randn(20, 1, dtype=torch.float64, generator=generator)
@@ -539,8 +539,8 @@ def test_multistep_methods_converge_by_default(generator):
         (ODESampler("explicit_adams", steps=steps).sample(oracle, x).final - exact).abs().max()
         for steps in (64, 256)
     ]
-    # Of order four in the end; without a bound on its order the method is off by more than 0.5 here.
-    assert errors[0] < 0.01
+    # Measured 3.1e-4 and 6.2e-6; at the order torchdiffeq would go to, 2.6e3 and 1.1.
+    assert errors[0] < 1e-3
     assert errors[1] < errors[0] / 20
 
 

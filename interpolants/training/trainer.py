@@ -169,7 +169,8 @@ def _eager(objective: _Objective, optimizers: Optimizers) -> _StepFunction:
 def _compiled(objective: _Objective, optimizers: Optimizers) -> _StepFunction:
     named = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     leaves = list(named.values())
-    if _treats_alike(optimizers(leaves), leaves):
+    laid = _treats_alike(optimizers(leaves), leaves)
+    if laid:
         leaves = [_laid_end_to_end(leaves)]
     optimizer = optimizers(leaves)
     for leaf in leaves:
@@ -182,7 +183,7 @@ def _compiled(objective: _Objective, optimizers: Optimizers) -> _StepFunction:
     optimizer_step = inspect.unwrap(type(optimizer).step)
 
     def value(leaves: list[Tensor], draw: Draw, conditions: Mapping[str, Any]) -> Tensor:
-        parts = _parts(leaves[0], list(named.values())) if len(leaves) < len(named) else leaves
+        parts = _parts(leaves[0], list(named.values())) if laid else leaves
         weights = dict(zip(named, parts, strict=True))
         return cast("Tensor", torch.func.functional_call(objective, weights, (draw, conditions)))
 

@@ -389,3 +389,21 @@ def test_a_step_that_cannot_be_compiled_says_so_in_a_line():
     trainer = Trainer(Normalised(), Regression(Linear()), batches, steps=1, compile=True)
     with pytest.raises(RuntimeError, match=r"cannot be compiled into one graph .*; use compile=False"):
         next(trainer)
+
+
+@pytest.mark.slow
+def test_a_network_of_one_parameter_can_be_compiled():
+    class Single(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.matrix = torch.nn.Parameter(torch.eye(2))
+
+        def forward(self, t, x):
+            return x @ self.matrix
+
+    network = Single()
+    batches = [(torch.zeros(16, 2), torch.ones(16, 2))]
+    for _ in Trainer(network, Regression(Linear()), batches, steps=2, compile=True):
+        pass
+    # Adam moves every element by its learning rate at first, here upwards: the answer t x is too small.
+    torch.testing.assert_close(network.matrix.detach(), torch.eye(2) + 2e-3, rtol=0, atol=2e-4)

@@ -23,7 +23,7 @@ from interpolants.families import (
     Trigonometric,
     VariancePreserving,
 )
-from interpolants.fields import Field, FieldUnavailable, LearnedField
+from interpolants.fields import Field, FieldUnavailable, Guided, LearnedField
 from interpolants.gammas import Brownian, Gamma, SineSquared, Zero
 from interpolants.interpolant import Interpolant, InterpolantSample, SpatiallyLinear
 from interpolants.losses import (
@@ -32,6 +32,7 @@ from interpolants.losses import (
     Beta,
     Denoiser,
     Importance,
+    Joint,
     LogitNormal,
     Quadratic,
     Regression,
@@ -47,12 +48,28 @@ from interpolants.oracles import (
     deblending_chain,
     random_walk,
 )
-from interpolants.samplers import ODESampler, Trajectory
+from interpolants.samplers import (
+    Constant,
+    Epsilon,
+    Exact,
+    Hutchinson,
+    ODESampler,
+    Parabolic,
+    ProportionalToAlpha,
+    ProportionalToGamma,
+    SDESampler,
+    Trajectory,
+    kl_bound,
+    log_likelihood,
+    sample_with_log_prob,
+    sde_log_likelihood_bound,
+    standard_normal_log_prob,
+)
 
 if TYPE_CHECKING:
     from interpolants import data, metrics, networks, plotting, training
     from interpolants.metrics import energy_distance, mmd, path_energy, sliced_wasserstein2, wasserstein2
-    from interpolants.networks import MLP
+    from interpolants.networks import MLP, Heads
     from interpolants.training import Trainer
 
 __version__ = "0.1.0"
@@ -64,19 +81,26 @@ __all__ = [
     "Affine",
     "Beta",
     "Brownian",
+    "Constant",
     "Coupling",
     "DataOracle",
     "Denoiser",
     "EncodingDecoding",
+    "Epsilon",
+    "Exact",
     "Field",
     "FieldUnavailable",
     "Gamma",
     "GaussianMixture",
+    "Guided",
+    "Heads",
+    "Hutchinson",
     "Importance",
     "Independent",
     "Interpolant",
     "InterpolantError",
     "InterpolantSample",
+    "Joint",
     "LearnedField",
     "Linear",
     "LogitNormal",
@@ -85,8 +109,12 @@ __all__ = [
     "ODESampler",
     "OptimalTransport",
     "Pairs",
+    "Parabolic",
+    "ProportionalToAlpha",
+    "ProportionalToGamma",
     "Quadratic",
     "Regression",
+    "SDESampler",
     "Score",
     "SineSquared",
     "SpatiallyLinear",
@@ -107,6 +135,8 @@ __all__ = [
     "fields",
     "gammas",
     "interpolant",
+    "kl_bound",
+    "log_likelihood",
     "losses",
     "metrics",
     "mmd",
@@ -115,8 +145,11 @@ __all__ = [
     "path_energy",
     "plotting",
     "random_walk",
+    "sample_with_log_prob",
     "samplers",
+    "sde_log_likelihood_bound",
     "sliced_wasserstein2",
+    "standard_normal_log_prob",
     "training",
     "wasserstein2",
 ]
@@ -124,6 +157,7 @@ __all__ = [
 # Imported when first used, to keep `import interpolants` as light as `import torch`.
 _LAZY_FOLDERS = ("data", "metrics", "networks", "plotting", "training")
 _LAZY_NAMES = {
+    "Heads": "networks",
     "MLP": "networks",
     "Trainer": "training",
     "energy_distance": "metrics",

@@ -17,12 +17,24 @@ import torch
 from torch import nn
 
 from interpolants.couplings import Coupling, Independent, OptimalTransport
+from interpolants.data import Density, KnownDensity, load_density, shipped_density
 from interpolants.families import EncodingDecoding, Linear, Trigonometric, VariancePreserving
+from interpolants.fields import LearnedField
 from interpolants.gammas import Brownian, Gamma, SineSquared, Zero
 from interpolants.gammas import Quadratic as QuadraticGamma
 from interpolants.interpolant import Interpolant
-from interpolants.losses import Loss, Quadratic, Regression
-from interpolants.networks import MLP
+from interpolants.losses import (
+    Denoiser,
+    InverseVariance,
+    Joint,
+    Loss,
+    Quadratic,
+    Regression,
+    Target,
+    Velocity,
+    Weighted,
+)
+from interpolants.networks import MLP, Heads
 from interpolants.samplers import ODESampler
 
 _INTERPOLANTS: dict[str, Callable[..., Interpolant]] = {
@@ -38,9 +50,32 @@ _GAMMAS: dict[str, Callable[..., Gamma]] = {
     "sine-squared": SineSquared,
 }
 _LOSSES: dict[str, type[Regression] | type[Quadratic]] = {"regression": Regression, "quadratic": Quadratic}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
+_LEARNED = ("velocity", "both")
+_SCHEDULES = ("constant", "cosine")
 _COUPLINGS: dict[str, Coupling] = {"independent": Independent(), "optimal-transport": OptimalTransport()}
 
 Found = TypeVar("Found")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "iadb-2d": {},
+    # Velocity and denoiser from a Gaussian to a checkerboard, whose best likelihood is known.
+    "sde-2d": {
+        "p0": "normal",
+        "p1": "checkerboard",
+        "gamma": "brownian:0.1",
+        "learn": "both",
+        "inverse_variance": 0.25,
+        "batch_size": 512,
+        "learning_rate": 4e-3,
+        "schedule": "cosine",
+        "width": 128,
+        "activation": "silu",
+        "points": 262_144,
+        "sample_steps": 256,
+    },
+}
+"""What a preset of the command line changes of the defaults."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +83,23 @@ class Config:
     """Everything a run of the two-dimensional system depends on.
 
     Attributes:
-        p0: Picture of the source density.
-        p1: Picture of the target density.
+        p0: Source: a picture, normal or checkerboard.
+        p1: Target: a picture, normal or checkerboard.
         interpolant: linear (IADB), trigonometric, encoding-decoding,
             variance-preserving, or yours as package.module:Class.
         gamma: zero, brownian, brownian:A, quadratic or sine-squared.
         loss: regression or quadratic.
         antithetic: Use each example with z and -z.
+        learn: velocity, or both: denoiser too, for SDEs; needs a gamma.
+        inverse_variance: Weigh the velocity by c / (c + gamma'^2); 0 for not.
         coupling: independent or optimal-transport.
         steps: Training steps.
         batch_size: Examples in a step.
-        learning_rate: Adam's.
+        learning_rate: Adam's, at first.
+        schedule: constant, or cosine down to 0.
         width: Width of the hidden layers.
         depth: Number of hidden layers.
+        activation: relu or silu.
         points: Points to train on, of each density.
         samples: Points carried in the end.
         method: euler, heun, midpoint, rk4, dopri5, ...
@@ -84,12 +123,16 @@ class Config:
     gamma: str = "its own"
     loss: str = "regression"
     antithetic: bool = False
+    learn: str = "velocity"
+    inverse_variance: float = 0.0
     coupling: str = "independent"
     steps: int = 65_536
     batch_size: int = 256
     learning_rate: float = 1e-3
+    schedule: str = "constant"
     width: int = 64
     depth: int = 4
+    activation: str = "relu"
     points: int = 65_536
     samples: int = 2_048
     method: str = "euler"
@@ -105,8 +148,18 @@ class Config:
                 raise ValueError(f"{_flag(name)} must be at least 1; got {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"--learning-rate must be positive; got {self.learning_rate}")
+        if not 0 <= self.inverse_variance < math.inf:
+            raise ValueError(f"--inverse-variance must not be negative; got {self.inverse_variance}")
+        _named("--learn value", self.learn, dict.fromkeys(_LEARNED))
+        _named("schedule", self.schedule, dict.fromkeys(_SCHEDULES))
+        _named("activation", self.activation, _ACTIVATIONS)
         if not 0 <= self.seed < 2**48:
             raise ValueError(f"--seed must lie in [0, 2^48); got {self.seed}")
+
+    @property
+    def learns_denoiser(self) -> bool:
+        """Whether the network has a second head, for the denoiser."""
+        return self.learn == "both"
 
     def to_json(self) -> str:
         """Return the configuration as JSON text; :meth:`from_json` reads it."""
@@ -193,14 +246,36 @@ def imported_interpolant(name: str, **settings: Any) -> Interpolant:
     return made
 
 
+def density_of(name: str, *, shipped: str) -> Density | KnownDensity:
+    """Return the density of a name or of a picture.
+
+    Args:
+        name: ``shipped``, the name of a known density, or a picture.
+        shipped: Which of the shipped pictures is meant.
+
+    Raises:
+        OSError: When the picture cannot be read.
+        ValueError: When it is no density.
+    """
+    if name in KnownDensity.names():
+        return KnownDensity(name)
+    return load_density(shipped_density(shipped) if name == "shipped" else name)
+
+
 def loss_of(config: Config, interpolant: Interpolant) -> Loss:
     """Return the loss of a configuration.
 
     Raises:
-        ValueError: When a name is unknown.
+        ValueError: When a name is unknown, or there is no latent noise for a denoiser.
     """
+    target: Target = Velocity()
+    if config.inverse_variance > 0:
+        target = Weighted(target, InverseVariance(interpolant.gamma, config.inverse_variance))
+    if config.learns_denoiser:
+        target = Joint(velocity=target, denoiser=Denoiser())
     return _named("loss", config.loss, _LOSSES)(
         interpolant,
+        target,
         coupling=_named("coupling", config.coupling, _COUPLINGS),
         antithetic=config.antithetic,
     )
@@ -208,7 +283,20 @@ def loss_of(config: Config, interpolant: Interpolant) -> Loss:
 
 def network_of(config: Config) -> nn.Module:
     """Return the network of a configuration, its weights drawn from the seed."""
-    return MLP(2, width=config.width, depth=config.depth, generator=generator_of(config, "network"))
+    network = MLP(
+        2,
+        width=config.width,
+        depth=config.depth,
+        activation=_ACTIVATIONS[config.activation],
+        out_dim=4 if config.learns_denoiser else 2,
+        generator=generator_of(config, "network"),
+    )
+    return Heads(network, ("velocity", "denoiser")) if config.learns_denoiser else network
+
+
+def field_of(config: Config, interpolant: Interpolant, network: nn.Module) -> LearnedField:
+    """Return the field of a configuration's network."""
+    return LearnedField(interpolant, velocity=network, denoiser=network if config.learns_denoiser else None)
 
 
 def sampler_of(config: Config, *, end_only: bool = False) -> ODESampler:
@@ -220,9 +308,32 @@ def sampler_of(config: Config, *, end_only: bool = False) -> ODESampler:
     return ODESampler(config.method, steps=config.sample_steps, end_only=end_only)
 
 
-def optimizer_of(config: Config) -> Callable[..., torch.optim.Optimizer]:
-    """Return what makes the optimiser from the parameters: Adam in one fused kernel."""
-    return partial(torch.optim.Adam, lr=config.learning_rate, fused=True)
+def optimizer_of(
+    config: Config, learning_rate: float | torch.Tensor | None = None
+) -> Callable[..., torch.optim.Optimizer]:
+    """Return what makes the optimiser from the parameters: Adam in one fused kernel.
+
+    Args:
+        config: The configuration.
+        learning_rate: A tensor to be changed while training, in place of the configuration's number.
+    """
+    rate = config.learning_rate if learning_rate is None else learning_rate
+    return partial(torch.optim.Adam, lr=rate, fused=True)
+
+
+def learning_rate_at(config: Config, step: int) -> float:
+    """Return the learning rate of a step, counted from 0.
+
+    Example:
+        >>> config = Config(steps=1000, learning_rate=1.0, schedule="cosine")
+        >>> round(learning_rate_at(config, 500), 3)
+        0.5
+    """
+    if config.schedule == "constant":
+        return config.learning_rate
+    # The first steps of Adam are as long as any other: they are walked up to.
+    warmth = min(1.0, (step + 1) / 200)
+    return config.learning_rate * warmth * (1 + math.cos(math.pi * step / config.steps)) / 2
 
 
 def device_of(config: Config) -> torch.device:
@@ -243,7 +354,7 @@ def device_of(config: Config) -> torch.device:
     return device
 
 
-_PURPOSES = ("data", "network", "training", "evaluation", "pictures")
+_PURPOSES = ("data", "network", "training", "evaluation", "pictures", "diffusions")
 
 
 def generator_of(config: Config, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -22,15 +22,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print('interpolants: the command line needs tyro: pip install "interpolants[cli]"', file=sys.stderr)
         return 2
     from interpolants.cli.commands import Check, Demo, Sample, Train
+    from interpolants.config import PRESETS
 
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # What a preset changes are the defaults of its command, so that its --help shows them.
+    preset = next((word for word in given[1:] if word in PRESETS), "iadb-2d")
+    defaults = Train(preset=preset, **PRESETS[preset])
     command: Demo | Train | Sample | Check = tyro.cli(
         Annotated[Demo, tyro.conf.subcommand("demo")]
-        | Annotated[Train, tyro.conf.subcommand("train")]
+        | Annotated[Train, tyro.conf.subcommand("train", default=defaults)]
         | Annotated[Sample, tyro.conf.subcommand("sample")]
         | Annotated[Check, tyro.conf.subcommand("check")],
         prog="interpolants",
         description="Carry one density into another with stochastic interpolants.",
-        args=arguments,
+        args=given,
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
     )
     try:

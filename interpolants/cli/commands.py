@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -19,14 +19,12 @@ from interpolants.cli.usage import (
     explained,
     interrupts_noted,
 )
-from interpolants.config import Config, generator_of, imported_interpolant, sampler_of
+from interpolants.config import PRESETS, Config, generator_of, imported_interpolant, sampler_of
 
 
 @dataclass(frozen=True)
-class Train(Config):
-    """Train a network to carry one density into another: checkpoint, loss curve, figures.
-
-    Example: interpolants train --p0 mine.png --p1 yours.png --out runs/mine
+class _Training(Config):
+    """What training commands share.
 
     Attributes:
         out: Folder to write into.
@@ -38,20 +36,6 @@ class Train(Config):
 
     def __post_init__(self) -> None:
         """Leave the values to :meth:`run`, whose refusal is one line where the parser's is a box."""
-
-    def run(self) -> int:
-        """Run the command and return its exit code."""
-        run = self._prepared()
-        if not self._trained(run):
-            return 130
-        from interpolants.cli.pictures import draw_loss
-
-        sampler = sampler_of(self, end_only=True)
-        evaluation = generator_of(self, "evaluation")
-        x0 = run.draw(run.p0, self.samples, evaluation)
-        self._measure(run, sampler.sample(run.learned, x0).final, evaluation)
-        draw_loss(run, self.out / "loss.png")
-        return 0
 
     def _prepared(self) -> Run:
         with explained():
@@ -77,13 +61,22 @@ class Train(Config):
             )
         return finished
 
-    def _measure(self, run: Run, generated: torch.Tensor, generator: torch.Generator) -> None:
+    def _check_converged(self, run: Run, generated: torch.Tensor) -> None:
         if not generated.isfinite().all():
             raise UsageError(
                 f"the training diverged: points are carried to infinity (loss {run.losses[-1]:.3g}); try a "
                 f"smaller --learning-rate. The checkpoint is in {self.out}"
             )
-        metrics = run.metrics(generated, generator)
+
+    def _measure(
+        self,
+        run: Run,
+        generated: torch.Tensor,
+        generator: torch.Generator,
+        more: dict[str, Any] | None = None,
+    ) -> None:
+        self._check_converged(run, generated)
+        metrics = {**run.metrics(generated, generator), **(more or {})}
         save_metrics(metrics, self.out)
         print(
             f"{metrics['steps']:,} steps in {metrics['seconds']:.0f} s, "
@@ -91,10 +84,66 @@ class Train(Config):
             f"Wasserstein-2 of {len(generated):,} generated points to fresh target points: "
             f"{metrics['wasserstein2']:.4f} (two fresh target sets: {metrics['wasserstein2_floor']:.4f})"
         )
+        if "negative_log_likelihood" in metrics:
+            nats = metrics["negative_log_likelihood"]
+            floor = f" (entropy of the target: {nats['floor']:.4f})" if "floor" in nats else ""
+            print(
+                f"negative log-likelihood of {nats['points']:,} fresh target points: {nats['value']:.4f} "
+                f"± {nats['standard_error']:.4f} nats{floor}"
+            )
 
 
 @dataclass(frozen=True)
-class Demo(Train):
+class Train(_Training):
+    """Train a network to carry one density into another: checkpoint, loss curve, figures.
+
+    Example: interpolants train --p0 mine.png --p1 yours.png --out runs/mine
+
+    Velocity and denoiser, SDEs and likelihoods: interpolants train sde-2d --out runs/sde
+
+    Attributes:
+        preset: iadb-2d or sde-2d: what the defaults are.
+        out: Folder to write into.
+        overwrite: Replace the run that is there.
+    """
+
+    preset: Annotated[str, tyro.conf.Positional] = "iadb-2d"
+
+    def run(self) -> int:
+        """Run the command and return its exit code."""
+        with explained():
+            if self.preset not in PRESETS:
+                raise ValueError(f"unknown preset {self.preset!r}; known: {', '.join(PRESETS)}")
+        run = self._prepared()
+        if not self._trained(run):
+            return 130
+        from interpolants.cli.pictures import draw_loss
+
+        sampler = sampler_of(self, end_only=True)
+        evaluation = generator_of(self, "evaluation")
+        x0 = run.draw(run.p0, self.samples, evaluation)
+        generated = sampler.sample(run.learned, x0).final
+        if not self.learns_denoiser:
+            self._measure(run, generated, evaluation)
+            print(draw_loss(run, self.out / "loss.png"))
+            return 0
+        from interpolants.cli.diffusion import Diffusions
+
+        self._check_converged(run, generated)
+        print("sampling by ODE and SDEs, and integrating likelihoods ...", file=sys.stderr)
+        diffusions = Diffusions(run)
+        self._measure(run, generated, evaluation, diffusions.metrics())
+        distances = {**diffusions.distances, "two fresh target sets": diffusions.floor}
+        print("sliced Wasserstein-2 of 10,000 points to fresh target points:")
+        for name, distance in distances.items():
+            print(f"  {name:24}{distance:.4f}")
+        for path in (*diffusions.draw(self.out), draw_loss(run, self.out / "loss.png")):
+            print(path)
+        return 0
+
+
+@dataclass(frozen=True)
+class Demo(_Training):
     """Train IADB between two pictures and show it: animation, fields, random chain, figures.
 
     Example: interpolants demo --p0 mine.png --p1 yours.png --out runs/mine

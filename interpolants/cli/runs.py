@@ -20,15 +20,18 @@ from interpolants.checks import check_interpolant
 from interpolants.cli.usage import write_text
 from interpolants.config import (
     Config,
+    density_of,
     device_of,
+    field_of,
     generator_of,
     interpolant_of,
+    learning_rate_at,
     loss_of,
     network_of,
     optimizer_of,
     sampler_of,
 )
-from interpolants.data import Density, RandomPairs, load_density, shipped_density
+from interpolants.data import Density, KnownDensity, RandomPairs
 from interpolants.fields import LearnedField
 from interpolants.interpolant import Interpolant
 from interpolants.losses import Loss
@@ -48,6 +51,8 @@ FILES = (
     "chain.png",
     "loss.png",
 )
+# What a run with a denoiser writes beside some of these.
+DIFFUSION_FILES = ("clouds.png", "log_density.png", "flow_1d.png")
 
 
 @dataclass(eq=False)
@@ -55,8 +60,8 @@ class Run:
     """A run that is ready to start: every name has become an object."""
 
     config: Config
-    p0: Density
-    p1: Density
+    p0: Density | KnownDensity
+    p1: Density | KnownDensity
     interpolant: Interpolant
     loss: Loss
     network: nn.Module
@@ -74,11 +79,7 @@ class Run:
             ValueError: When something in the configuration cannot be used.
             OSError: When a picture cannot be read.
         """
-        pictures = {"p0": config.p0, "p1": config.p1}
-        p0, p1 = (
-            load_density(shipped_density(name) if given == "shipped" else given)
-            for name, given in pictures.items()
-        )
+        p0, p1 = density_of(config.p0, shipped="p0"), density_of(config.p1, shipped="p1")
         interpolant = interpolant_of(config)
         if ":" in config.interpolant:
             check_interpolant(interpolant)
@@ -102,9 +103,15 @@ class Run:
             raise ValueError(f"{path} holds no configuration, so it is not a checkpoint of this command")
         config = Config.from_json(metadata["config"])
         where = device_of(Config(device=device))
-        if not {"p0", "p1"} <= tensors.keys():
-            raise ValueError(f"{path} holds no densities, so it is not a checkpoint of this command")
-        p0, p1 = (Density(tensors.pop(name), name) for name in ("p0", "p1"))
+        ends: list[Density | KnownDensity] = []
+        for name, given in (("p0", config.p0), ("p1", config.p1)):
+            if given in KnownDensity.names():
+                ends.append(KnownDensity(given))
+            elif name in tensors:
+                ends.append(Density(tensors.pop(name), name))
+            else:
+                raise ValueError(f"{path} holds no densities, so it is not a checkpoint of this command")
+        p0, p1 = ends
         interpolant = interpolant_of(config)
         run = cls(config, p0, p1, interpolant, loss_of(config, interpolant), network_of(config), where)
         try:
@@ -122,9 +129,9 @@ class Run:
     @property
     def learned(self) -> LearnedField:
         """The field of the network."""
-        return LearnedField(self.interpolant, velocity=self.network)
+        return field_of(self.config, self.interpolant, self.network)
 
-    def draw(self, density: Density, n: int, generator: torch.Generator) -> Tensor:
+    def draw(self, density: Density | KnownDensity, n: int, generator: torch.Generator) -> Tensor:
         """Return ``n`` points of a density on the run's device."""
         return density.sample(n, generator=generator).to(self.device)
 
@@ -139,25 +146,29 @@ class Run:
             config.batch_size,
             generator=training,
         )
+        # A number in the optimiser where it stays the same: a tensor there costs every step a little.
+        rate = torch.tensor(config.learning_rate) if config.schedule != "constant" else None
         trainer = Trainer(
             self.network,
             self.loss,
             batches,
             steps=config.steps,
-            optimizer=optimizer_of(config),
+            optimizer=optimizer_of(config, rate),
             generator=training,
             compile=config.compile,
         )
         self.loss_every = max(1, config.steps // 4096)
         kept: list[Tensor] = []
         started = time.perf_counter()
-        self._make_steps(trainer, kept, stop)
+        self._make_steps(trainer, kept, stop, rate)
         self.seconds = time.perf_counter() - started
         self.losses = torch.stack(kept).tolist() if kept else []
         self.steps_done = trainer.index
         return trainer.index == config.steps
 
-    def _make_steps(self, trainer: Trainer, kept: list[Tensor], stop: threading.Event) -> None:
+    def _make_steps(
+        self, trainer: Trainer, kept: list[Tensor], stop: threading.Event, rate: Tensor | None
+    ) -> None:
         interval = 0.2 if sys.stderr.isatty() else 2.0
         shown = 0
         with tqdm(
@@ -167,7 +178,11 @@ class Run:
             mininterval=interval,
             maxinterval=5 * interval,
         ) as bar:
+            if rate is not None:
+                rate.fill_(learning_rate_at(self.config, 0))
             for step in trainer:
+                if rate is not None:
+                    rate.fill_(learning_rate_at(self.config, step.index))
                 if step.index % self.loss_every == 0:
                     kept.append(step.loss)
                 if step.index - shown >= 64 or step.index == trainer.steps:
@@ -180,7 +195,8 @@ class Run:
     def save(self, folder: Path) -> Path:
         """Write checkpoint and configuration, and return where the checkpoint is."""
         folder.mkdir(parents=True, exist_ok=True)
-        densities = {"p0": self.p0.values, "p1": self.p1.values}
+        ends = {"p0": self.p0, "p1": self.p1}
+        densities = {name: end.values for name, end in ends.items() if isinstance(end, Density)}
         metadata = {
             "config": self.config.to_json(),
             "interpolants": interpolants.__version__,
@@ -189,7 +205,7 @@ class Run:
         # The checkpoint first: an older one is replaced only by a whole one.
         path = save_checkpoint(folder / CHECKPOINT, {**self.trained.state_dict(), **densities}, metadata)
         write_text(folder / "config.json", self.config.to_json())
-        for name in FILES[2:]:
+        for name in (*FILES[2:], *DIFFUSION_FILES):
             (folder / name).unlink(missing_ok=True)
         return path
 

@@ -1,8 +1,9 @@
 """What a network is asked to learn, from which times, and how it is measured."""
 
 from interpolants.losses.objectives import Draw, Estimate, Loss, Quadratic, Regression
-from interpolants.losses.targets import X0, X1, Denoiser, Score, Target, Velocity
+from interpolants.losses.targets import X0, X1, Denoiser, Joint, Score, Target, Velocity, Weighted
 from interpolants.losses.times import Beta, Importance, LogitNormal, Stratified, TimeLaw, Uniform
+from interpolants.losses.weights import InverseVariance
 
 __all__ = [
     "X0",
@@ -12,6 +13,8 @@ __all__ = [
     "Draw",
     "Estimate",
     "Importance",
+    "InverseVariance",
+    "Joint",
     "LogitNormal",
     "Loss",
     "Quadratic",
@@ -22,4 +25,5 @@ __all__ = [
     "TimeLaw",
     "Uniform",
     "Velocity",
+    "Weighted",
 ]

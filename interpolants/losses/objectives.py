@@ -29,7 +29,7 @@ from interpolants.interpolant import Interpolant, InterpolantSample
 from interpolants.losses.targets import Target, Velocity
 from interpolants.losses.times import TimeLaw, Uniform
 
-Network = Callable[..., Tensor]
+Network = Callable[..., Any]
 
 
 class Draw(NamedTuple):
@@ -207,13 +207,8 @@ class Loss(abc.ABC):
             assert draw.z is not None
             sample = _both(sample, self.interpolant.sample(draw.t, draw.x0, draw.x1, -draw.z))
             conditions = {name: _twice(value, draw.t.shape[0]) for name, value in conditions.items()}
-        prediction = network(sample.t.to(sample.xt.dtype), sample.xt, **conditions)
-        if prediction.shape != sample.xt.shape:
-            raise ValueError(
-                f"network(t, x) must return the shape of x, {tuple(sample.xt.shape)}; "
-                f"got {tuple(prediction.shape)}"
-            )
-        return prediction, self.target.of(sample, self.interpolant)
+        answer = network(sample.t.to(sample.xt.dtype), sample.xt, **conditions)
+        return self.target.predicted(answer, sample), self.target.of(sample, self.interpolant)
 
     def _paired(self, draw: Draw) -> bool:
         return self.antithetic and draw.z is not None

@@ -56,6 +56,8 @@ class DataOracle(Field):
         (tensor([[1.]]), tensor([[3.]]))
     """
 
+    interpolant: SpatiallyLinear
+
     def __init__(self, interpolant: SpatiallyLinear, source: GaussianMixture, points: Tensor) -> None:
         check_path(interpolant)
         if not isinstance(points, Tensor) or not points.is_floating_point():
@@ -71,6 +73,7 @@ class DataOracle(Field):
         self.source = source
         self.points = points.flatten(1)
         self.kinks = interpolant.kinks
+        self.gaussian_source = source.is_standard_normal
         # In the eigenbasis of C_i every S_i = alpha^2 C_i + gamma^2 Id is diagonal, whatever the time.
         self._variances, self._bases = _eigenbases(source.covariances.double())
 

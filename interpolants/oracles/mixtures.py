@@ -9,7 +9,7 @@ posterior-weighted sum of Gaussian ones (Albergo, Boffi and Vanden-Eijnden 2023,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -59,6 +59,14 @@ class GaussianMixture:
         """The dimension D."""
         return self.means.shape[1]
 
+    @property
+    def is_standard_normal(self) -> bool:
+        """Whether this is N(0, Id)."""
+        identity = torch.eye(self.dim, dtype=self.means.dtype, device=self.means.device)
+        present = self.weights > 0
+        means, covariances = self.means[present], self.covariances[present]
+        return bool((means == 0).all()) and bool((covariances == identity).all())
+
     def to(self, *args: Any, **kwargs: Any) -> GaussianMixture:
         """Return the mixture on another device or in another dtype; arguments as for a tensor."""
         return GaussianMixture(*(p.to(*args, **kwargs) for p in (self.weights, self.means, self.covariances)))
@@ -70,7 +78,8 @@ class GaussianMixture:
         return self.means[component] + torch.einsum("bde,be->bd", self.factors[component], noise)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return the log density at ``x`` of shape ``(B, D)``, shape ``(B,)``."""
+        """Return the log density at ``x`` of shape ``(B, *D)``, shape ``(B,)``."""
+        x = flat_rows(x, self.dim)
         _, logs = _residuals(self.covariances.to(x), self.means.to(x), x)
         return torch.logsumexp(logs + self.weights.to(x).log(), dim=-1)
 
@@ -107,6 +116,8 @@ class MixtureOracle(Field):
         tensor([[2.]])
     """
 
+    interpolant: SpatiallyLinear
+
     def __init__(
         self, interpolant: SpatiallyLinear, source: GaussianMixture, target: GaussianMixture
     ) -> None:
@@ -119,37 +130,45 @@ class MixtureOracle(Field):
         self.source = source
         self.target = target
         self.kinks = interpolant.kinks
+        self.gaussian_source = source.is_standard_normal
 
     @override
     def velocity(self, t: Time, x: Tensor, **conditions: Any) -> Tensor:
-        return self._mean(self._velocity, t, x)
+        return self.together(("velocity",), t, x)["velocity"]
 
     @override
     def score(self, t: Time, x: Tensor, **conditions: Any) -> Tensor:
-        return self._mean(lambda t, posterior: -_total(posterior), t, x)
+        return self.together(("score",), t, x)["score"]
 
     @override
     def denoiser(self, t: Time, x: Tensor, **conditions: Any) -> Tensor:
-        gamma = self.interpolant.gamma
-        return self._mean(lambda t, posterior: _column(gamma(t)) * _total(posterior), t, x)
+        return self.together(("denoiser",), t, x)["denoiser"]
 
     @override
     def x0(self, t: Time, x: Tensor, **conditions: Any) -> Tensor:
-        def mean(t: Tensor, posterior: _Posterior) -> Tensor:
-            weight, residual = _over_targets(posterior)
-            shift = _spread(self.source.covariances, residual)
-            return weight @ self.source.means.to(weight) + _column(self.interpolant.alpha(t)) * shift
-
-        return self._mean(mean, t, x)
+        return self.together(("x0",), t, x)["x0"]
 
     @override
     def x1(self, t: Time, x: Tensor, **conditions: Any) -> Tensor:
-        def mean(t: Tensor, posterior: _Posterior) -> Tensor:
-            weight, residual = _over_sources(posterior)
-            shift = _spread(self.target.covariances, residual)
-            return weight @ self.target.means.to(weight) + _column(self.interpolant.beta(t)) * shift
+        return self.together(("x1",), t, x)["x1"]
 
-        return self._mean(mean, t, x)
+    @override
+    def together(self, names: Sequence[str], t: Time, x: Tensor, **conditions: Any) -> dict[str, Tensor]:
+        means = {
+            "velocity": self._velocity,
+            "score": lambda t, posterior: -_total(posterior),
+            "denoiser": lambda t, posterior: _column(self.interpolant.gamma(t)) * _total(posterior),
+            "x0": self._x0,
+            "x1": self._x1,
+        }
+
+        def answers(t: Tensor, rows: Tensor, posterior: _Posterior) -> Tensor:
+            return torch.stack([means[name](t, posterior) for name in names], dim=1)
+
+        rows = self._in_pieces(answers, t, x)
+        return {
+            name: row.reshape(x.shape).to(x.dtype) for name, row in zip(names, rows.unbind(1), strict=True)
+        }
 
     def log_density(self, t: Time, x: Tensor) -> Tensor:
         r"""Return :math:`\log \rho(t, x)`, shape ``(B,)``."""
@@ -190,6 +209,16 @@ class MixtureOracle(Field):
         x0, x1, z = (part.reshape(x.shape).to(x.dtype) for part in draws.unbind(1))
         return x0, x1, z
 
+    def _x0(self, t: Tensor, posterior: _Posterior) -> Tensor:
+        weight, residual = _over_targets(posterior)
+        shift = _spread(self.source.covariances, residual)
+        return weight @ self.source.means.to(weight) + _column(self.interpolant.alpha(t)) * shift
+
+    def _x1(self, t: Tensor, posterior: _Posterior) -> Tensor:
+        weight, residual = _over_sources(posterior)
+        shift = _spread(self.target.covariances, residual)
+        return weight @ self.target.means.to(weight) + _column(self.interpolant.beta(t)) * shift
+
     def _velocity(self, t: Tensor, posterior: _Posterior) -> Tensor:
         # b = sum w (M' + S'/2 S^-1 (x - M)): the products alpha alpha' and so on are finite at the ends.
         path = self.interpolant
@@ -205,10 +234,6 @@ class MixtureOracle(Field):
             + _column(target_rate[1]) * _spread(self.target.covariances, target_residual)
             + _column(path.gamma.half_squared_derivative(t)) * total
         )
-
-    def _mean(self, function: Callable[[Tensor, _Posterior], Tensor], t: Time, x: Tensor) -> Tensor:
-        rows = self._in_pieces(lambda t, _, posterior: function(t, posterior), t, x)
-        return rows.reshape(x.shape).to(x.dtype)
 
     def _in_pieces(
         self,
@@ -276,7 +301,9 @@ def mean_drift(
     centred = centre.abs() <= 4 * torch.finfo(means.dtype).eps * means.abs().amax(0)
     spread = (prior[:, None] * (means - centre)).T @ (means - centre)
     limit = torch.where(centred, 0, rate * centre) + _column(half_squared) * (total @ spread)
-    return torch.where(rate.isinf(), limit, rate * (weights @ means))
+    # Finite in the branch that is not taken too, or its gradient would be nan.
+    finite = torch.where(rate.isinf(), 0, rate)
+    return torch.where(rate.isinf(), limit, finite * (weights @ means))
 
 
 def flat_rows(x: Tensor, dim: int) -> Tensor:

@@ -2,24 +2,28 @@ r"""The probability flow :math:`\dot X = b(t, X)`, integrated by torchdiffeq; th
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor
 
-from interpolants._tensors import kind
 from interpolants.fields import Field
+from interpolants.samplers.grid import check_start, check_steps, checked_times, grid_of, state_dtype
 from interpolants.samplers.trajectory import Trajectory
 
 _FIXED = {"euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams", "fixed_adams"}
 _ADAPTIVE = {"dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun"}
 _SCIPY = "scipy_solver"
 _ALIASES = {"heun": "heun2"}
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""Of a time () in [0, 1] and points (B, *D)."""
+
+State = TypeVar("State", Tensor, tuple[Tensor, ...])
 
 
 @final
@@ -72,19 +76,11 @@ class ODESampler:
         if self._method not in _FIXED | _ADAPTIVE | {_SCIPY}:
             known = ", ".join(sorted(_FIXED | _ADAPTIVE | {_SCIPY} | set(_ALIASES)))
             raise ValueError(f"unknown ODE method {self.method!r}; known: {known}")
-        if self.steps < 1 or int(self.steps) != self.steps:
-            raise ValueError(f"steps must be a whole number, at least 1; got {self.steps}")
+        check_steps(self.steps)
         for name, tolerance in (("rtol", self.rtol), ("atol", self.atol)):
             if not 0 < tolerance < math.inf:
                 raise ValueError(f"{name} must be positive and finite; got {tolerance}")
-        if self.times is not None:
-            times = tuple(float(time) for time in self.times)
-            increasing = all(early < late for early, late in itertools.pairwise(times))
-            if len(times) < 2 or not increasing or times[0] < 0 or times[-1] > 1:
-                raise ValueError(
-                    f"times must be an increasing grid of two or more times in [0, 1]; got {times}"
-                )
-            object.__setattr__(self, "times", times)
+        object.__setattr__(self, "times", checked_times(self.times))
 
     def sample(
         self,
@@ -93,7 +89,7 @@ class ODESampler:
         *,
         reverse: bool = False,
         generator: torch.Generator | None = None,
-        seeds: Tensor | None = None,
+        seeds: Tensor | Sequence[int] | None = None,
         **conditions: Any,
     ) -> Trajectory:
         """Return the trajectories that start in ``x``.
@@ -115,23 +111,11 @@ class ODESampler:
             RuntimeError: When an adaptive method cannot reach its tolerance, as where the field is not
                 finite.
         """
-        if not isinstance(field, Field):
-            raise TypeError(
-                "field must be a Field; make one from a network with "
-                f"LearnedField(interpolant, velocity=network); got {kind(field)}"
-            )
-        if self.differentiable and self._method == _SCIPY:
-            raise ValueError("the solvers of scipy record no gradients; choose another method")
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError("x must be a floating-point tensor of shape (B, *D)")
-        velocity = _Counted(field, conditions, x.dtype, must_be_finite=self._method == _SCIPY)
-        times = self._times(x, reverse)
-        # Steps in half precision would be lost in the state: it is kept in single precision.
-        start = x.to(torch.promote_types(x.dtype, torch.float32))
-        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            path = self._integrate(velocity, start, times, field.kinks).to(x.dtype)
+        times, path, evaluations = integrate(
+            self, field, x, conditions, lambda velocity, start: (velocity, start), reverse=reverse
+        )
         shown = times[[0, -1]] if len(path) < len(times) else times
-        return Trajectory(shown, path, velocity.evaluations)
+        return Trajectory(shown, path.to(x.dtype), evaluations)
 
     @property
     def _method(self) -> str:
@@ -140,16 +124,16 @@ class ODESampler:
     def _times(self, x: Tensor, reverse: bool) -> Tensor:
         # Double precision: the steps of a long grid are then equal to rounding of the state.
         dtype = torch.float32 if x.device.type == "mps" else torch.float64
-        if self.times is None:
-            # k / steps is the nearest number to the true time; linspace accumulates.
-            times = torch.arange(self.steps + 1, dtype=dtype, device=x.device) / self.steps
-        else:
-            times = torch.tensor(self.times, dtype=dtype, device=x.device)
+        times = torch.tensor(grid_of(self.times, self.steps), dtype=dtype, device=x.device)
         return times.flip(0) if reverse else times
 
     def _integrate(
-        self, velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, times: Tensor, kinks: tuple[float, ...]
-    ) -> Tensor:
+        self,
+        derivative: Callable[[Tensor, State], State],
+        start: State,
+        times: Tensor,
+        kinks: tuple[float, ...],
+    ) -> State:
         from torchdiffeq import odeint
 
         options = dict(self.options)
@@ -170,10 +154,17 @@ class ODESampler:
             with warnings.catch_warnings():
                 # torchdiffeq hands every solver of scipy an option that only one of them has.
                 warnings.filterwarnings("ignore", ".*have no effect for a chosen solver.*min_step")
-                path: Tensor = odeint(
-                    velocity, x, wanted, method=self._method, rtol=self.rtol, atol=self.atol, options=options
+                path: State = odeint(
+                    derivative,
+                    start,
+                    wanted,
+                    method=self._method,
+                    rtol=self.rtol,
+                    atol=self.atol,
+                    options=options,
                 )
-            if len(path) < len(wanted):  # Solvers of scipy return what they have when they give up.
+            # Solvers of scipy return what they have when they give up.
+            if isinstance(path, Tensor) and len(path) < len(wanted):
                 raise FloatingPointError(f"the solver gave up after {len(path)} of {len(wanted)} times")
         except (AssertionError, FloatingPointError) as error:
             raise RuntimeError(
@@ -184,9 +175,56 @@ class ODESampler:
         return path
 
 
+def integrate(
+    sampler: ODESampler,
+    field: Field,
+    x: Tensor,
+    conditions: Mapping[str, Any],
+    system: Callable[[Velocity, Tensor], tuple[Callable[[Tensor, State], State], State]],
+    *,
+    reverse: bool,
+) -> tuple[Tensor, State, int]:
+    """Integrate a system built on a field with the settings, times and care of a sampler.
+
+    Args:
+        sampler: The settings; gradients are recorded when it is differentiable and they are enabled.
+        field: What carries the points; only its velocity is used.
+        x: Starting points, shape ``(B, *D)``.
+        conditions: Passed to the field.
+        system: From the velocity, which may be asked at any time and counts how often it is, and the
+            starting points in single precision at least, to the derivative and the start of the state.
+            Each tensor of a tuple is held to the tolerance by itself.
+        reverse: Whether to run from the last time to the first.
+
+    Returns:
+        All times of the sampler, ``(T,)``; the state at them, or at the first and the last when
+        ``end_only``, with the times in front of its own shape; the number of evaluations of the field.
+
+    Raises:
+        TypeError: When ``field`` is no Field or ``x`` no floating-point tensor.
+        ValueError: When a solver of scipy is asked for gradients or given a tuple.
+        RuntimeError: When an adaptive method cannot reach its tolerance.
+    """
+    check_start(field, x)
+    scipy = sampler._method == _SCIPY
+    if sampler.differentiable and scipy:
+        raise ValueError("the solvers of scipy record no gradients; choose another method")
+    velocity = _Counted(field, conditions, x.dtype, must_be_finite=scipy)
+    times = sampler._times(x, reverse)
+    with torch.set_grad_enabled(sampler.differentiable and torch.is_grad_enabled()):
+        derivative, start = system(velocity, x.to(state_dtype(x)))
+        if scipy and not isinstance(start, Tensor):
+            # torchdiffeq cannot tell that they gave up on a tuple.
+            raise ValueError(
+                "the solvers of scipy carry points and nothing beside them; choose another method"
+            )
+        path = sampler._integrate(derivative, start, times, field.kinks)
+    return times, path, velocity.evaluations
+
+
 class _Counted:
     def __init__(
-        self, field: Field, conditions: dict[str, Any], dtype: torch.dtype, *, must_be_finite: bool
+        self, field: Field, conditions: Mapping[str, Any], dtype: torch.dtype, *, must_be_finite: bool
     ) -> None:
         self.field = field
         self.conditions = conditions

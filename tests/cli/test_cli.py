@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from interpolants.cli import main
-from interpolants.cli.runs import FILES
+from interpolants.cli.runs import DIFFUSION_FILES, FILES
 from interpolants.training import load_checkpoint
 
 TINY = "--steps 40 --points 400 --samples 24 --sample-steps 8 --width 8 --depth 1".split()
@@ -48,13 +48,67 @@ def picture(path, value=255, mode="L", size=(8, 8)):
     return path
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["sample"], ["check"]])
+@pytest.mark.parametrize(
+    "command", [[], ["demo"], ["train"], ["train", "sde-2d"], ["sample"], ["check"]], ids=" ".join
+)
 def test_help_fits_a_screen_and_has_an_example(command, capsys):
     assert exit_code(*command, "--help") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 45
+    assert len(lines) <= 55  # training has 26 options
     assert max(map(len, lines)) <= 90
     assert any("Example: interpolants" in line for line in lines)
+
+
+@pytest.fixture
+def _few_points(monkeypatch):
+    from interpolants.cli import diffusion
+
+    for name, value in (("_POINTS", 200), ("_PIXELS", 8), ("_LINE_STEPS", 20)):
+        monkeypatch.setattr(diffusion, name, value)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_few_points")
+def test_the_preset_for_diffusions_writes_its_pictures_and_figures(capsys):
+    assert exit_code("train", "sde-2d", *TINY, "--out", "run") == 0
+    basic = {"checkpoint.safetensors", "config.json", "metrics.json", "loss.png", "chain.png"}
+    assert set(os.listdir("run")) == basic | set(DIFFUSION_FILES)
+    with open("run/metrics.json") as file:
+        metrics = json.load(file)
+    nats = metrics["negative_log_likelihood"]
+    assert nats["floor"] == pytest.approx(np.log(32))
+    # Hardly trained, so clearly above the floor, below which nothing can be.
+    assert nats["value"] > nats["floor"] + 5 * nats["standard_error"]
+    assert metrics["negative_log_likelihood_bound_of_sde"]["value"] > nats["floor"]
+    assert all(distance > 0 for distance in metrics["sliced_wasserstein2_of"].values())
+    printed = capsys.readouterr().out
+    assert f"{nats['value']:.4f}" in printed
+    for name in DIFFUSION_FILES:
+        assert f"run/{name}" in printed
+    assert exit_code("sample", "run", "--n", 7, "--steps", 4) == 0
+    with np.load("samples.npz") as points:
+        assert points["x1"].shape == (7, 2)
+
+
+def test_an_unknown_preset_is_refused_in_one_line(capsys):
+    assert "unknown preset 'sde-3d'; known: iadb-2d, sde-2d" in refused(capsys, "train", "sde-3d", *TINY)
+
+
+def test_a_denoiser_without_latent_noise_is_refused(capsys):
+    assert "needs latent noise" in refused(capsys, "train", *TINY, "--learn", "both")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--learn all", "unknown --learn value 'all'; known: velocity, both"),
+        ("--schedule linear", "unknown schedule 'linear'; known: constant, cosine"),
+        ("--activation tanh", "unknown activation 'tanh'; known: relu, silu"),
+        ("--inverse-variance -1", "--inverse-variance must not be negative; got -1.0"),
+    ],
+)
+def test_a_setting_of_the_training_that_is_none_is_refused(option, message, capsys):
+    assert message in refused(capsys, "train", *TINY, *option.split())
 
 
 @pytest.mark.slow

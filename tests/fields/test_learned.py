@@ -1,56 +1,25 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
+from mixture_cases import FAMILIES, INSIDE, NAMES, NORMAL, learned, mixture, oracle_of, points
 
 from interpolants import (
-    Affine,
+    Constant,
     EncodingDecoding,
     FieldUnavailable,
     Interpolant,
     LearnedField,
     Linear,
-    Mirror,
     MixtureOracle,
+    Parabolic,
+    ProportionalToGamma,
     SineSquared,
-    Trigonometric,
-    VariancePreserving,
 )
 from interpolants.gammas import Brownian, Quadratic, Zero
-from interpolants.oracles import GaussianMixture
 
-FAMILIES = {
-    "linear": Linear,
-    "trigonometric": Trigonometric,
-    "encoding-decoding": EncodingDecoding,
-    "variance preserving": lambda gamma: VariancePreserving(gamma=gamma),
-    "mirror": Mirror,
-    "affine": lambda gamma: Affine(lambda t: (1 - t) ** 2, lambda t: t**2, gamma),
-}
-NAMES = ("velocity", "score", "denoiser", "x0", "x1")
-TIMES = (0.2, 0.35, 0.7, 0.85)
-
-
-def mixture(weights, means, covariances):
-    return GaussianMixture(*(torch.tensor(p, dtype=torch.float64) for p in (weights, means, covariances)))
-
-
-TARGET = mixture(
-    [0.5, 0.5], [[1.0, 1.0], [0.5, -1.0]], [[[0.5, -0.2], [-0.2, 0.6]], [[0.7, 0.1], [0.1, 0.4]]]
-)
-NORMAL = mixture([1.0], [[0.0, 0.0]], [[[1.0, 0.0], [0.0, 1.0]]])
-SKEWED = mixture([0.4, 0.6], [[-1.0, 0.5], [0.0, -1.0]], [[[1.0, 0.3], [0.3, 0.5]], [[0.4, 0.0], [0.0, 0.8]]])
-
-
-def oracle_of(family, gamma, source=SKEWED):
-    return MixtureOracle(FAMILIES[family](gamma), source, TARGET)
-
-
-def learned(oracle, networks, **options):
-    return LearnedField(oracle.interpolant, **{name: getattr(oracle, name) for name in networks}, **options)
-
-
-def points(n=5):
-    return torch.randn(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+TIMES = INSIDE
 
 
 def follows(oracle, networks, name, t, gaussian_source):
@@ -206,6 +175,132 @@ def test_networks_receive_a_time_per_row_in_the_dtype_of_x_and_the_conditions(t,
     assert len(calls) == 3
 
 
+class Heads:
+    """One network for several answers, which remembers when it was called."""
+
+    def __init__(self, *names, oracle=None):
+        self.names, self.oracle, self.times = names, oracle, []
+
+    def __call__(self, t, x, **conditions):
+        self.times.append(float(t[0]))
+        if self.oracle is None:
+            return {name: (k + 1.0) * x for k, name in enumerate(self.names)}
+        return self.oracle.together(self.names, t, x)
+
+
+def test_a_network_with_several_heads_is_evaluated_once_for_all_that_is_asked_together():
+    oracle, x = oracle_of("trigonometric", Brownian()), points()
+    heads = Heads("velocity", "denoiser", oracle=oracle)
+    field = LearnedField(oracle.interpolant, velocity=heads, denoiser=heads)
+    for t in TIMES:
+        answers = field.together(NAMES, t, x)
+        assert heads.times == [t]
+        heads.times.clear()
+        for name in NAMES:
+            # Double precision, with weights below a hundred.
+            torch.testing.assert_close(answers[name], getattr(oracle, name)(t, x), rtol=1e-11, atol=1e-11)
+            assert torch.equal(getattr(field, name)(t, x), answers[name])
+            assert heads.times == [t]
+            heads.times.clear()
+
+
+@pytest.mark.parametrize("epsilon", [Constant(0.5), ProportionalToGamma(2.0), Parabolic()], ids=repr)
+@pytest.mark.parametrize("t", [0.0, 1e-6, 0.4, 1.0, torch.full((5,), 0.3), torch.zeros(5)], ids=str)
+@pytest.mark.parametrize(
+    "heads", [("velocity", "denoiser"), ("velocity", "score"), ("x0", "x1")], ids="+".join
+)
+def test_a_drift_costs_one_evaluation_of_a_network_with_several_heads(epsilon, t, heads):
+    network = Heads(*heads)
+    field = LearnedField(Linear(Brownian()), **dict.fromkeys(heads, network))
+    assert field.drift(t, points().float(), epsilon).isfinite().all()
+    assert len(network.times) == 1
+
+
+def test_separate_networks_are_evaluated_once_each():
+    one, other = Heads("velocity"), Heads("denoiser")
+    field = LearnedField(Linear(Brownian()), velocity=one, denoiser=other)
+    field.together(NAMES, 0.3, points())
+    assert (len(one.times), len(other.times)) == (1, 1)
+    field.velocity(0.3, points())
+    assert (len(one.times), len(other.times)) == (2, 1)
+
+
+def test_the_cheapest_way_is_taken():
+    # Two heads of one network cost less than two networks.
+    heads, apart = Heads("x0", "x1"), Heads("velocity")
+    field = LearnedField(Linear(Brownian()), velocity=apart, x0=heads, x1=heads)
+    field.denoiser(0.3, points())
+    assert (len(heads.times), len(apart.times)) == (1, 0)
+
+
+def test_one_network_under_several_names_must_say_which_answer_is_which():
+    def tensor(t, x):
+        return x
+
+    field = LearnedField(Linear(Brownian()), velocity=tensor, denoiser=tensor)
+    with pytest.raises(TypeError, match="must return a mapping with each of them"):
+        field.velocity(0.5, points())
+    field = LearnedField(Linear(Brownian()), velocity=Heads("velocity", "score"), denoiser=Heads("score"))
+    assert torch.equal(field.velocity(0.5, points()), points())
+    with pytest.raises(ValueError, match="answer has no 'denoiser'; it has score"):
+        field.denoiser(0.5, points())
+
+
+@pytest.mark.parametrize(
+    ("network", "error", "message"),
+    [
+        (lambda t, x: x.sum(), ValueError, r"must return the shape of x, \(5, 2\); got \(\)"),
+        (lambda t, x: x[:, :1], ValueError, r"got \(5, 1\)"),
+        (lambda t, x: None, TypeError, "must return a tensor; got NoneType"),
+        (lambda t, x: {"velocity": 3.0}, TypeError, "must return a tensor; got float"),
+    ],
+)
+def test_a_network_must_return_the_shape_of_x(network, error, message):
+    with pytest.raises(error, match=message):
+        LearnedField(Linear(), velocity=network).velocity(0.5, points())
+
+
+def test_what_is_no_network_or_no_interpolant_is_refused():
+    with pytest.raises(TypeError, match=r"velocity must be a network, called as network\(t, x\); got int"):
+        LearnedField(Linear(), velocity=3)
+    with pytest.raises(TypeError, match="interpolant must be an Interpolant, such as Linear"):
+        LearnedField(Linear, velocity=zero)
+
+
+def test_an_answer_that_no_field_has_is_refused():
+    field = LearnedField(Linear(), velocity=zero)
+    with pytest.raises(ValueError, match="answers with velocity, score, denoiser, x0, x1; got 'speed'"):
+        field.together(("speed",), 0.5, points())
+
+
+def test_requiring_raises_without_evaluating():
+    network = Heads("velocity")
+    field = LearnedField(Linear(Brownian()), velocity=network)
+    field.require("velocity")
+    with pytest.raises(FieldUnavailable, match="the score cannot be derived"):
+        field.require("velocity", "score")
+    assert network.times == []
+
+
+def test_a_used_field_can_be_pickled():
+    x = points()
+    field = LearnedField(Linear(Brownian()), velocity=Heads("velocity"), denoiser=Heads("denoiser"))
+    expected = field.together(NAMES, 0.3, x)
+    field.drift(0.3, x, Constant(1.0))
+    copied = pickle.loads(pickle.dumps(field))
+    for name in NAMES:
+        assert torch.equal(getattr(copied, name)(0.3, x), expected[name])
+
+
+def test_many_times_are_forgotten_again():
+    field, x = LearnedField(Linear(), velocity=Heads("velocity")), torch.ones(1, 1, dtype=torch.float64)
+    field.prepare(torch.linspace(0, 1, 9000, dtype=torch.float64), x)
+    for t in torch.linspace(0, 1, 60).tolist():
+        # x1 = x + (1 - t) b.
+        assert field.x1(t, x).item() == pytest.approx(2 - t, rel=1e-12)
+    field.prepare(torch.linspace(0, 1, 8200, dtype=torch.float64), x, Constant(0.0))
+
+
 def test_gradients_flow_to_the_networks_through_conversions():
     weight = torch.tensor(2.0, requires_grad=True)
     field = LearnedField(Linear(), velocity=lambda t, x: weight * x)
@@ -268,6 +363,28 @@ def test_a_nonlinear_interpolant_has_its_velocity_and_what_networks_give():
     assert torch.equal(field.x1(0.5, x), 3 * x)
 
 
+@pytest.mark.parametrize("gaussian_source", [False, True])
+def test_a_nonlinear_interpolant_ties_score_and_denoiser(gaussian_source):
+    x, t = points(), 0.3
+    path = Bent(Brownian())
+    gamma = (0.3 * 0.7) ** 0.5
+    field = LearnedField(
+        path, velocity=lambda t, x: x, denoiser=lambda t, x: x.sin(), gaussian_source=gaussian_source
+    )
+    torch.testing.assert_close(field.score(t, x), -x.sin() / gamma)
+    # Whatever is said of the source: alpha is unknown, so that only gamma can be used.
+    for epsilon, level in ((Constant(0.7), 0.7), (ProportionalToGamma(2.0), 2 * gamma)):
+        torch.testing.assert_close(field.drift(t, x, epsilon), x - level * x.sin() / gamma)
+        torch.testing.assert_close(field.drift(t, x, epsilon, reverse=True), x + level * x.sin() / gamma)
+    field = LearnedField(path, velocity=lambda t, x: x, score=lambda t, x: x.cos())
+    torch.testing.assert_close(field.denoiser(t, x), -gamma * x.cos())
+    torch.testing.assert_close(field.drift(t, x, Constant(0.7)), x + 0.7 * x.cos())
+    for end in (0.0, 1.0):
+        assert torch.equal(field.denoiser(end, x), torch.zeros_like(x))
+    with pytest.raises(FieldUnavailable, match=r"E\[x1\] cannot .*Bent is not spatially linear"):
+        field.x1(t, x)
+
+
 def test_a_field_needs_a_network():
     with pytest.raises(ValueError, match="at least one network"):
         LearnedField(Linear())
@@ -292,8 +409,7 @@ def test_times_outside_the_unit_interval_or_of_another_length_are_refused():
 
 def test_conversions_hold_close_to_the_ends_where_large_weights_cancel():
     def normal(mean):
-        centre = torch.full((1, 2), mean, dtype=torch.float64)
-        return GaussianMixture(torch.ones(1).double(), centre, torch.eye(2).double()[None])
+        return mixture([1.0], [[mean, mean]], [[[1.0, 0.0], [0.0, 1.0]]])
 
     path = Linear(SineSquared())
     oracle = MixtureOracle(path, normal(0.0), normal(1.0))

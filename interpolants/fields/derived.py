@@ -1,0 +1,304 @@
+"""A field that knows some of its quantities and derives the others."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from typing_extensions import override
+
+from interpolants._tensors import Time, as_time, expand
+from interpolants.fields.conversions import POINT, RATIO, Combination, Conversions, is_any, is_wrapped
+from interpolants.fields.field import NAMES, Diffusion, Field, FieldUnavailable, double, vanishes
+from interpolants.interpolant import Interpolant, SpatiallyLinear
+
+_TITLES = {
+    "velocity": "the velocity",
+    "denoiser": "the denoiser",
+    "score": "the score",
+    "x0": "E[x0]",
+    "x1": "E[x1]",
+}
+# Why no other network helps: only these two ask for latent noise.
+_NO_LATENT = {
+    "denoiser": "there is no latent noise to average; train on an interpolant with a gamma",
+    "score": (
+        "without latent noise it follows only when the source is N(0, Id); if it is, say "
+        "gaussian_source=True, otherwise train on an interpolant with a gamma"
+    ),
+}
+# Weights are kept for the times of a few grids, and forgotten beyond that.
+_KEPT = 8192
+
+# What no network is asked for.
+_FREE = (POINT, RATIO)
+
+_Plan = tuple[Time, Mapping[str, float | Tensor]]
+
+
+class DerivedField(Field):
+    """A field that knows some quantities, from which :mod:`.conversions` derives the rest.
+
+    Args:
+        interpolant: The path.
+        known: The names of what is known, each with what must be evaluated for it: names with the same
+            value are evaluated together.
+        gaussian_source: Whether the source is N(0, Id), independent of the target.
+    """
+
+    interpolant: Interpolant
+
+    def __init__(
+        self, interpolant: Interpolant, known: Mapping[str, Hashable], *, gaussian_source: bool
+    ) -> None:
+        self.interpolant = interpolant
+        self.gaussian_source = gaussian_source
+        self.kinks = interpolant.kinks
+        self._conversions = Conversions(interpolant, known, gaussian_source)
+        self._found: dict[Hashable, Combination] = {}
+        # What is asked for, when and in which precision: at which time its sources are, and their weights.
+        self._kept: dict[tuple[Hashable, float, torch.dtype], _Plan] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is kept is found again; it holds functions that cannot be pickled.
+        return {**vars(self), "_found": {}, "_kept": {}}
+
+    @abc.abstractmethod
+    def outputs(
+        self, names: Iterable[str], t: Time, x: Tensor, conditions: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        """Return what is known, for some of its names."""
+
+    @override
+    def velocity(self, t: Time, x: Tensor, **conditions: Any) -> Tensor:
+        return self.together(("velocity",), t, x, **conditions)["velocity"]
+
+    @override
+    def score(self, t: Time, x: Tensor, **conditions: Any) -> Tensor:
+        return self.together(("score",), t, x, **conditions)["score"]
+
+    @override
+    def denoiser(self, t: Time, x: Tensor, **conditions: Any) -> Tensor:
+        return self.together(("denoiser",), t, x, **conditions)["denoiser"]
+
+    @override
+    def x0(self, t: Time, x: Tensor, **conditions: Any) -> Tensor:
+        return self.together(("x0",), t, x, **conditions)["x0"]
+
+    @override
+    def x1(self, t: Time, x: Tensor, **conditions: Any) -> Tensor:
+        return self.together(("x1",), t, x, **conditions)["x1"]
+
+    @override
+    def together(self, names: Sequence[str], t: Time, x: Tensor, **conditions: Any) -> dict[str, Tensor]:
+        plans: dict[str, _Plan] = {}
+        for name in names:
+            known = name in self._conversions.known
+            plans[name] = (t, {name: 1.0}) if known else self._plan(name, t, x)
+        return self._carried_out(plans, x, conditions)
+
+    @override
+    def drift(
+        self, t: Time, x: Tensor, epsilon: Diffusion, *, reverse: bool = False, **conditions: Any
+    ) -> Tensor:
+        plan = self._kept.get(((epsilon, reverse), t, x.dtype)) if isinstance(t, float) else None
+        if plan is None:
+            level = epsilon(double(t), self.interpolant)
+            if vanishes(level) and self._vanishes_beside(epsilon, double(t)):
+                return self.velocity(t, x, **conditions)
+            plan = self._plan((epsilon, reverse), t, x, keep=not level.requires_grad)
+        at, weights = plan
+        needed = [source for source in weights if source not in _FREE]
+        return _sum(weights, self.outputs(needed, at, x, conditions), x)
+
+    @override
+    def prepare(
+        self, times: Tensor, x: Tensor, epsilon: Diffusion | None = None, *, reverse: bool = False
+    ) -> None:
+        if self._learnable:
+            return
+        wanted: Hashable = "velocity" if epsilon is None else (epsilon, reverse)
+        if epsilon is not None:
+            level = epsilon(double(times), self.interpolant).expand(times.shape)
+            if level.requires_grad:
+                return
+            times = times[level > 0]
+        missing = [time for time in times.tolist() if (wanted, time, x.dtype) not in self._kept]
+        if missing and wanted not in self._conversions.known:
+            self._keep(wanted, missing, x.dtype)
+
+    @override
+    def require(self, *names: str) -> None:
+        for name in names:
+            if name not in self._conversions.known:
+                self._combination(name)
+
+    @property
+    def _learnable(self) -> bool:
+        # Weights of a path that is being trained change, and carry gradients.
+        return bool(self.interpolant.modules_to_train())
+
+    def _vanishes_beside(self, epsilon: Diffusion, t: Tensor) -> bool:
+        r"""Return whether :math:`\epsilon s` is 0 where :math:`\epsilon` is: not as :math:`-c\,\eta_z`."""
+        path = self.interpolant
+        ratios = []
+        if "score" in self._conversions.known:
+            return True
+        if not path.gamma.vanishes:
+            ratios.append(epsilon.over_gamma(t, path))
+        if self.gaussian_source and isinstance(path, SpatiallyLinear):
+            ratios.append(epsilon.over_alpha(t, path))
+        return not any(bool(ratio.isfinite() & (ratio != 0)) for ratio in ratios)
+
+    def _combination(self, wanted: Hashable) -> Combination:
+        """Return how to get a quantity, by its name, or a drift, by its diffusion and direction."""
+        if wanted not in self._found:
+            if isinstance(wanted, str):
+                if wanted not in NAMES:
+                    raise ValueError(f"a field answers with {', '.join(NAMES)}; got {wanted!r}")
+                found = self._conversions.quantity(wanted)
+                if found is None:
+                    raise FieldUnavailable(self._missing(wanted))
+            else:
+                epsilon, reverse = cast("tuple[Diffusion, bool]", wanted)
+                found = self._conversions.drift(epsilon, reverse=reverse)
+                if found is None:
+                    self.require("velocity", "score")
+                assert found is not None
+            self._found[wanted] = found
+        return self._found[wanted]
+
+    def _plan(self, wanted: Hashable, t: Time, x: Tensor, *, keep: bool = True) -> _Plan:
+        """Return at which time the sources are asked for, and their weights."""
+        if keep and _is_plain(t) and not self._learnable:
+            key = (wanted, float(t), x.dtype)
+            if key not in self._kept:
+                self._keep(wanted, [float(t)], x.dtype)
+            return self._kept[key]
+        combination = self._combination(wanted)
+        time = as_time(t, x)
+        exact, at = self._times(combination, double(time.to(x.dtype)), x.dtype)
+        weights = combination.weights(exact.reshape(-1), at.reshape(-1))
+        self._check(wanted, exact.reshape(-1), weights)
+        columns = weights.reshape(*exact.shape, -1).unbind(-1)
+        return at.to(time), {
+            source: column.to(x.device) for source, column in zip(combination.sources, columns, strict=True)
+        }
+
+    def _keep(self, wanted: Hashable, times: list[float], dtype: torch.dtype) -> None:
+        for time in times:
+            if not 0.0 <= time <= 1.0:
+                raise ValueError(f"t must lie in [0, 1]; got {time}")
+        if len(self._kept) + len(times) > _KEPT:
+            self._kept.clear()
+        combination = self._combination(wanted)
+        # The times that a network is told, in the precision of the points.
+        exact = torch.tensor(times, dtype=torch.float64).to(dtype).double()
+        with torch.no_grad():
+            exact, at = self._times(combination, exact, dtype)
+            weights = combination.weights(exact, at)
+        self._check(wanted, exact, weights)
+        for time, where, row in zip(times, at.tolist(), weights.tolist(), strict=True):
+            self._kept[wanted, time, dtype] = (where, dict(zip(combination.sources, row, strict=True)))
+
+    def _times(self, combination: Combination, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        first, last = combination.margins(torch.finfo(dtype).eps, keep=not self._learnable)
+        return t, t.clamp(first, 1 - last).to(dtype).double()
+
+    def _check(self, wanted: Hashable, t: Tensor, weights: Tensor) -> None:
+        undetermined = ~weights.isfinite().all(-1)
+        if is_any(undetermined):
+            title = _TITLES[wanted] if isinstance(wanted, str) else "the drift"
+            when = "some times" if is_wrapped(t) else f"t = {float(t[undetermined][0]):.6g}"
+            raise FieldUnavailable(
+                f"{title} does not follow from {self._given()} on {self.interpolant} at {when}, "
+                "though it does at other times"
+            )
+
+    def _carried_out(
+        self,
+        plans: Mapping[str, _Plan],
+        x: Tensor,
+        conditions: dict[str, Any],
+    ) -> dict[str, Tensor]:
+        # What is asked for at one time is evaluated together.
+        times: list[Time] = []
+        needed: list[list[str]] = []
+        place: dict[str, int] = {}
+        for name, (at, weights) in plans.items():
+            index = next((k for k, other in enumerate(times) if _same(at, other)), len(times))
+            if index == len(times):
+                times.append(at)
+                needed.append([])
+            needed[index] += [source for source in weights if source not in (*_FREE, *needed[index])]
+            place[name] = index
+        known = [
+            self.outputs(names, at, x, conditions) if names else {}
+            for at, names in zip(times, needed, strict=True)
+        ]
+        return {name: _sum(weights, known[place[name]], x) for name, (_, weights) in plans.items()}
+
+    def _missing(self, name: str) -> str:
+        path = self.interpolant
+        start = f"{_TITLES[name]} cannot be derived from {self._given()}"
+        known = self._conversions.known
+        helpful = [
+            f"{more}=..."
+            for more in _TITLES
+            if more == name
+            or Conversions(path, {**known, more: object()}, self.gaussian_source).quantity(name) is not None
+        ]
+        if not isinstance(path, SpatiallyLinear):
+            helpful = [more for more in helpful if path.gamma.vanishes is False or more == f"{name}=..."]
+            return (
+                f"{start}: {type(path).__name__} is not spatially linear; "
+                f"give LearnedField a network {' or '.join(helpful)}"
+            )
+        if name in _NO_LATENT and path.gamma.vanishes:
+            return f"{start} on {path}: {_NO_LATENT[name]}"
+        return f"{start} on {path}: give LearnedField also {' or '.join(helpful)}"
+
+    def _given(self) -> str:
+        return " and ".join(_TITLES[name] for name in NAMES if name in self._conversions.known)
+
+
+def _sum(weights: Mapping[str, float | Tensor], known: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    total: Tensor | None = None
+    for source, weight in weights.items():
+        if source == RATIO:  # That row stands for 0.
+            continue
+        value = x if source == POINT else known[source]
+        if isinstance(weight, Tensor):
+            term = expand(weight, x) * value
+            total = term if total is None else total + term
+        elif weight == 0:  # Even of what is infinite.
+            continue
+        elif total is None:
+            total = value if weight == 1 else weight * value
+        else:
+            total = torch.add(total, value, alpha=weight)
+    return torch.zeros_like(x) if total is None else total
+
+
+def _same(t: Time, other: Time) -> bool:
+    if isinstance(t, Tensor) and isinstance(other, Tensor) and t is not other:
+        if is_wrapped(t) or is_wrapped(other):
+            return False  # It cannot be said for all that vmap runs at once.
+        return t.shape == other.shape and bool((t == other).all())
+    if isinstance(t, Tensor) != isinstance(other, Tensor):
+        return _is_plain(t) and _is_plain(other) and float(t) == float(other)
+    return t is other or (not isinstance(t, Tensor) and t == other)
+
+
+def _is_plain(t: Time) -> bool:
+    """Return whether a time is one number that carries no derivative."""
+    if not isinstance(t, Tensor):
+        return True
+    if t.ndim > 0 or t.requires_grad or torch.compiler.is_compiling() or is_wrapped(t):
+        return False
+    dual = forward_ad.unpack_dual(t)  # type: ignore[no-untyped-call]
+    return dual.tangent is None

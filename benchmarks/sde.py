@@ -1,4 +1,4 @@
-"""Euler-Maruyama through SDESampler, beside a loop written by hand and torchsde's default, interleaved in one run.
+"""Euler-Maruyama through SDESampler, beside a loop by hand and torchsde's default, interleaved in one run.
 
     python -m benchmarks.sde [--rounds 40] [--device cpu]
 

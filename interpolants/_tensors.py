@@ -62,6 +62,11 @@ def expand(coefficient: Time, x: Tensor) -> Tensor:
     return coefficient if coefficient.ndim == 0 else coefficient.reshape(-1, *(1,) * (x.ndim - 1))
 
 
+def as_rows(x: Tensor) -> Tensor:
+    """Return ``x`` of shape ``(B, *D)`` as ``(B, D)``; B may be 0."""
+    return x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)
+
+
 def time_derivative(function: Callable[[Tensor], Time | Tensor], t: Tensor) -> Tensor:
     """Return the derivative of ``function`` at each time, by forward-mode differentiation."""
     return value_and_time_derivative(function, t)[1]

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     # What a preset changes are the defaults of its command, so that its --help shows them.
-    preset = next((word for word in given[1:] if word in PRESETS), "iadb-2d")
+    preset = given[1] if given[:1] == ["train"] and given[1:2] and given[1] in PRESETS else "iadb-2d"
     defaults = Train(preset=preset, **PRESETS[preset])
     command: Demo | Train | Sample | Check = tyro.cli(
         Annotated[Demo, tyro.conf.subcommand("demo")]
@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
     )
     try:
+        if isinstance(command, Train) and command.preset in PRESETS and command.preset != preset:
+            raise UsageError(f"write the preset first: interpolants train {command.preset} ...")
         return command.run()
     except UsageError as error:
         print(f"interpolants: {error}", file=sys.stderr)

@@ -47,7 +47,7 @@ DIFFUSIONS: dict[str, Epsilon] = {
 }
 _POINTS = 10_000
 _PIXELS = 160  # along each side of the picture of the density
-_LINE_STEPS = 6_000  # of the training on a line
+_LINE_STEPS = 12_000  # of the training on a line
 
 
 class Diffusions:
@@ -172,19 +172,19 @@ def _density_picture(run: Run, path: Path) -> Path:
 
 def flow_picture(config: Config, path: Path) -> Path:
     """Train on two modes that become three on a line, and draw density and flow lines, exact and learned."""
-    interpolant = Linear(Brownian())
-    source = GaussianMixture(torch.ones(2), torch.tensor([[-3.0], [3.0]]), torch.full((2, 1, 1), 0.25))
-    target = GaussianMixture(torch.ones(3), torch.tensor([[-6.0], [0.0], [6.0]]), torch.full((3, 1, 1), 0.4))
+    interpolant = Linear(Brownian(0.25))
+    source = GaussianMixture(torch.ones(2), torch.tensor([[-1.5], [1.5]]), torch.full((2, 1, 1), 0.0625))
+    target = GaussianMixture(torch.ones(3), torch.tensor([[-3.0], [0.0], [3.0]]), torch.full((3, 1, 1), 0.1))
     exact = MixtureOracle(interpolant, source, target)
     learned = _learned_on_a_line(config, interpolant, source, target)
-    times, positions = torch.linspace(0, 1, 65), torch.linspace(-9, 9, 181)
+    times, positions = torch.linspace(0, 1, 65), torch.linspace(-4.5, 4.5, 181)
     densities = [
         torch.stack([exact.log_density(float(t), positions[:, None]).exp() for t in times]),
         torch.stack([_log_density(learned, source, float(t), positions[:, None]).exp() for t in times]),
     ]
     generator = generator_of(config, "pictures")
     x0 = source.sample(24, generator=generator)
-    dynamics = {"ODE": None, "SDE, ε = 0.5": Constant(0.5), "SDE, ε = 2": Constant(2.0)}
+    dynamics = {"ODE": None, "SDE, ε = 0.1": Constant(0.1), "SDE, ε = 0.5": Constant(0.5)}
     paths = []
     for field in (exact, learned):
         row = []
@@ -201,7 +201,7 @@ def _learned_on_a_line(
     config: Config, interpolant: Linear, source: GaussianMixture, target: GaussianMixture
 ) -> Field:
     line = Config(
-        gamma="brownian",
+        gamma="brownian:0.25",
         learn="both",
         inverse_variance=1.0,
         steps=_LINE_STEPS,

@@ -11,7 +11,8 @@ enough that :math:`(\tilde\sigma, \tilde\beta) = c\,(\sigma, \beta)(t)`; then :m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, final
 
 import torch
@@ -20,7 +21,7 @@ from typing_extensions import override
 
 from interpolants._tensors import Time, expand
 from interpolants.fields.derived import DerivedField
-from interpolants.fields.field import Field, FieldUnavailable, double
+from interpolants.fields.field import Diffusion, Field, FieldUnavailable, double
 from interpolants.interpolant import Interpolant, SpatiallyLinear
 
 # Where noise and target are both absent from a weight, its share is read off this near to the end.
@@ -50,6 +51,7 @@ class ChangedPath(DerivedField):
         assert isinstance(interpolant, SpatiallyLinear)
         self.field = field
         self.base, self.other = base, interpolant
+        self._matches: dict[float, tuple[float, float]] = {}
         _check_match(base, interpolant, field.gaussian_source)
         # The posterior of the noise is known from x0 or z of the known path, whichever carries it.
         self._asked = ["x0", "x1"] + (["denoiser"] if not base.gamma.vanishes else [])
@@ -84,8 +86,35 @@ class ChangedPath(DerivedField):
             known[name] = expand(share.to(x.device), x) * noise
         return {name: known[name] for name in names}
 
-    def matched(self, t: Time) -> tuple[Tensor, Tensor]:
+    @override
+    @contextmanager
+    def prepared(
+        self,
+        times: Sequence[float],
+        x: Tensor,
+        names: Sequence[str] = ("velocity",),
+        *,
+        epsilon: Diffusion | None = None,
+        reverse: bool = False,
+        nearest: float = 0.0,
+    ) -> Iterator[None]:
+        every = torch.tensor(times, dtype=torch.float64)
+        matched = _matched(self.base, self.other, every, self.gaussian_source)
+        pairs = zip(matched[0].tolist(), matched[1].tolist(), strict=True)
+        self._matches = dict(zip(times, pairs, strict=True))
+        asked = [*self._asked, *(["score"] if "score" in self._conversions.known else [])]
+        own = super().prepared(times, x, names, epsilon=epsilon, reverse=reverse, nearest=nearest)
+        try:
+            with own, self.field.prepared(matched[0].tolist(), x, asked):
+                yield
+        finally:
+            self._matches = {}
+
+    def matched(self, t: Time) -> tuple[Time, Tensor]:
         """Return the time of the known path and the factor c, in double precision, shaped like ``t``."""
+        if isinstance(t, float) and t in self._matches:
+            time, factor = self._matches[t]
+            return time, torch.tensor(factor, dtype=torch.float64)
         return _matched(self.base, self.other, double(t), self.gaussian_source)
 
 

@@ -175,9 +175,11 @@ class Combination:
         distance = logarithms.exp2()
         error = rounding * self.amplification(distance if end == 0 else 1 - distance)
         known = torch.isfinite(error)
-        if not known[0] or not known[-1]:
+        if not known.any():
             return 0.0
-        if error[0] <= 16 * error[-1] and self._answered(torch.full_like(distance[:1], end)):
+        # Where the equations cannot be solved to rounding at all, it is further in that they can.
+        mild = bool(known[0]) and bool(error[0] <= 16 * error[known][-1])
+        if mild and self._answered(torch.full_like(distance[:1], end)):
             return 0.0
         best = torch.where(known, torch.maximum(error, distance), torch.inf)
         return float(distance[int(best.argmin())])
@@ -276,20 +278,16 @@ class Conversions:
         return self._best([combination for times_solved, combination in found if times_solved == most])
 
     def _best(self, ways: Sequence[Combination | None]) -> Combination | None:
-        """Return the way with the fewest evaluations, and of these the one with the mildest weights."""
+        """Return the way with the mildest weights, to a factor of 16, and the fewest evaluations."""
 
-        def cost(way: Combination) -> tuple[int, int, int, int]:
+        def cost(way: Combination) -> tuple[int, int, int, int, int]:
             groups = {self.known[source] for source in way.sources if source in self.known}
             with torch.no_grad():
                 errors = way.amplification(self._times(_PROBES))
             known = errors.isfinite()
             worst = float(errors[known].max()) if known.any() else math.inf
-            return (
-                len(groups),
-                int((~known).sum()),
-                round(math.log2(max(worst, 1.0))) if worst < math.inf else 0,
-                len(way.sources),
-            )
+            size = math.log2(max(worst, 1.0)) if worst < math.inf else 0
+            return (int((~known).sum()), int(size / 4), len(groups), round(size), len(way.sources))
 
         return min((way for way in ways if way is not None), key=cost, default=None)
 

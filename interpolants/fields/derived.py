@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,15 @@ from typing_extensions import override
 
 from interpolants._tensors import Time, as_time, expand
 from interpolants.fields.conversions import POINT, RATIO, Combination, Conversions, is_any, is_wrapped
-from interpolants.fields.field import NAMES, Diffusion, Field, FieldUnavailable, double, vanishes
+from interpolants.fields.field import (
+    NAMES,
+    Diffusion,
+    Field,
+    FieldUnavailable,
+    check_diffusion,
+    double,
+    vanishes,
+)
 from interpolants.interpolant import Interpolant, SpatiallyLinear
 
 _TITLES = {
@@ -31,8 +40,8 @@ _NO_LATENT = {
         "gaussian_source=True, otherwise train on an interpolant with a gamma"
     ),
 }
-# Weights are kept for the times of a few grids, and forgotten beyond that.
-_KEPT = 8192
+# How a quantity is found is kept for so many, drifts for diffusions among them.
+_FOUND = 64
 
 # What no network is asked for.
 _FREE = (POINT, RATIO)
@@ -61,7 +70,7 @@ class DerivedField(Field):
         self._conversions = Conversions(interpolant, known, gaussian_source)
         self._found: dict[Hashable, Combination] = {}
         # What is asked for, when and in which precision: at which time its sources are, and their weights.
-        self._kept: dict[tuple[Hashable, float, torch.dtype], _Plan] = {}
+        self._kept: dict[tuple[Hashable, float, torch.dtype, float], _Plan] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # What is kept is found again; it holds functions that cannot be pickled.
@@ -98,38 +107,70 @@ class DerivedField(Field):
         plans: dict[str, _Plan] = {}
         for name in names:
             known = name in self._conversions.known
-            plans[name] = (t, {name: 1.0}) if known else self._plan(name, t, x)
+            plans[name] = (t, {name: 1.0}) if known else self._plan(name, self._combination(name), t, x)
         return self._carried_out(plans, x, conditions)
 
     @override
     def drift(
-        self, t: Time, x: Tensor, epsilon: Diffusion, *, reverse: bool = False, **conditions: Any
+        self,
+        t: Time,
+        x: Tensor,
+        epsilon: Diffusion,
+        *,
+        reverse: bool = False,
+        nearest: float = 0.0,
+        **conditions: Any,
     ) -> Tensor:
-        plan = self._kept.get(((epsilon, reverse), t, x.dtype)) if isinstance(t, float) else None
+        plan = None
+        if isinstance(t, float):
+            plan = self._kept.get((_drift(epsilon, reverse), t, x.dtype, nearest))
         if plan is None:
+            check_diffusion(epsilon)
             level = epsilon(double(t), self.interpolant)
             if vanishes(level) and self._vanishes_beside(epsilon, double(t)):
                 return self.velocity(t, x, **conditions)
-            plan = self._plan((epsilon, reverse), t, x, keep=not level.requires_grad)
+            combination = self._combination(_drift(epsilon, reverse), epsilon)
+            plan = self._plan(
+                _drift(epsilon, reverse), combination, t, x, nearest, plain=not level.requires_grad
+            )
         at, weights = plan
         needed = [source for source in weights if source not in _FREE]
         return _sum(weights, self.outputs(needed, at, x, conditions), x)
 
     @override
-    def prepare(
-        self, times: Tensor, x: Tensor, epsilon: Diffusion | None = None, *, reverse: bool = False
-    ) -> None:
-        if self._learnable:
-            return
-        wanted: Hashable = "velocity" if epsilon is None else (epsilon, reverse)
-        if epsilon is not None:
-            level = epsilon(double(times), self.interpolant).expand(times.shape)
-            if level.requires_grad:
-                return
-            times = times[level > 0]
-        missing = [time for time in times.tolist() if (wanted, time, x.dtype) not in self._kept]
-        if missing and wanted not in self._conversions.known:
-            self._keep(wanted, missing, x.dtype)
+    @contextmanager
+    def prepared(
+        self,
+        times: Sequence[float],
+        x: Tensor,
+        names: Sequence[str] = ("velocity",),
+        *,
+        epsilon: Diffusion | None = None,
+        reverse: bool = False,
+        nearest: float = 0.0,
+    ) -> Iterator[None]:
+        wanted: list[tuple[Hashable, Combination]] = []
+        if self._learnable or not times:
+            pass
+        elif epsilon is None:
+            wanted = [
+                (name, self._combination(name)) for name in names if name not in self._conversions.known
+            ]
+        else:
+            level = epsilon(torch.tensor(times, dtype=torch.float64), self.interpolant)
+            if bool((level > 0).any()) and not level.requires_grad:
+                key = _drift(epsilon, reverse)
+                wanted = [(key, self._combination(key, epsilon))]
+        # Kept for as long as the sampler runs: an epsilon, or a path, of the user's may change after that.
+        self._kept = {
+            (key, time, x.dtype, nearest): plan
+            for key, combination in wanted
+            for time, plan in self._worked_out(combination, times, x.dtype, nearest).items()
+        }
+        try:
+            yield
+        finally:
+            self._kept = {}
 
     @override
     def require(self, *names: str) -> None:
@@ -154,70 +195,92 @@ class DerivedField(Field):
             ratios.append(epsilon.over_alpha(t, path))
         return not any(bool(ratio.isfinite() & (ratio != 0)) for ratio in ratios)
 
-    def _combination(self, wanted: Hashable) -> Combination:
+    def _combination(self, wanted: Hashable, epsilon: Diffusion | None = None) -> Combination:
         """Return how to get a quantity, by its name, or a drift, by its diffusion and direction."""
         if wanted not in self._found:
-            if isinstance(wanted, str):
+            if epsilon is None:
                 if wanted not in NAMES:
                     raise ValueError(f"a field answers with {', '.join(NAMES)}; got {wanted!r}")
-                found = self._conversions.quantity(wanted)
+                name = str(wanted)
+                found = self._conversions.quantity(name)
                 if found is None:
-                    raise FieldUnavailable(self._missing(wanted))
+                    raise FieldUnavailable(self._missing(name))
             else:
-                epsilon, reverse = cast("tuple[Diffusion, bool]", wanted)
+                _, reverse = cast("tuple[int, bool]", wanted)
                 found = self._conversions.drift(epsilon, reverse=reverse)
                 if found is None:
                     self.require("velocity", "score")
                 assert found is not None
+            if len(self._found) >= _FOUND:  # A new function for every call, say.
+                self._found.clear()
             self._found[wanted] = found
         return self._found[wanted]
 
-    def _plan(self, wanted: Hashable, t: Time, x: Tensor, *, keep: bool = True) -> _Plan:
+    def _plan(
+        self,
+        wanted: Hashable,
+        combination: Combination,
+        t: Time,
+        x: Tensor,
+        nearest: float = 0.0,
+        *,
+        plain: bool = True,
+    ) -> _Plan:
         """Return at which time the sources are asked for, and their weights."""
-        if keep and _is_plain(t) and not self._learnable:
-            key = (wanted, float(t), x.dtype)
-            if key not in self._kept:
-                self._keep(wanted, [float(t)], x.dtype)
-            return self._kept[key]
-        combination = self._combination(wanted)
-        time = as_time(t, x)
-        exact, at = self._times(combination, double(time.to(x.dtype)), x.dtype)
+        if not x.is_floating_point():
+            raise TypeError(f"x must be a floating-point tensor; got {x.dtype}")
+        if plain and _is_plain(t) and not self._learnable:
+            time = float(t)
+            if not 0.0 <= time <= 1.0:
+                raise ValueError(f"t must lie in [0, 1]; got {time}")
+            plan = self._kept.get((wanted, time, x.dtype, nearest))
+            if plan is None:
+                plan = self._worked_out(combination, [time], x.dtype, nearest).get(time)
+            if plan is None:
+                raise self._undetermined(wanted, f"t = {time:.6g}")
+            return plan
+        every = as_time(t, x)
+        exact = double(every.to(x.dtype))
+        at = self._times(combination, exact, x.dtype, nearest)
         weights = combination.weights(exact.reshape(-1), at.reshape(-1))
-        self._check(wanted, exact.reshape(-1), weights)
-        columns = weights.reshape(*exact.shape, -1).unbind(-1)
-        return at.to(time), {
+        undetermined = ~weights.isfinite().all(-1)
+        if is_any(undetermined):
+            first = "" if is_wrapped(exact) else f"{float(exact.reshape(-1)[undetermined][0]):.6g}"
+            raise self._undetermined(wanted, f"t = {first}" if first else "some times")
+        columns = weights.reshape(*exact.shape, len(combination.sources)).unbind(-1)
+        return at.to(every), {
             source: column.to(x.device) for source, column in zip(combination.sources, columns, strict=True)
         }
 
-    def _keep(self, wanted: Hashable, times: list[float], dtype: torch.dtype) -> None:
-        for time in times:
-            if not 0.0 <= time <= 1.0:
-                raise ValueError(f"t must lie in [0, 1]; got {time}")
-        if len(self._kept) + len(times) > _KEPT:
-            self._kept.clear()
-        combination = self._combination(wanted)
+    def _worked_out(
+        self, combination: Combination, times: Sequence[float], dtype: torch.dtype, nearest: float
+    ) -> dict[float, _Plan]:
+        """Return the plan for each time at which the sources determine the answer."""
         # The times that a network is told, in the precision of the points.
         exact = torch.tensor(times, dtype=torch.float64).to(dtype).double()
         with torch.no_grad():
-            exact, at = self._times(combination, exact, dtype)
+            at = self._times(combination, exact, dtype, nearest)
             weights = combination.weights(exact, at)
-        self._check(wanted, exact, weights)
-        for time, where, row in zip(times, at.tolist(), weights.tolist(), strict=True):
-            self._kept[wanted, time, dtype] = (where, dict(zip(combination.sources, row, strict=True)))
-
-    def _times(self, combination: Combination, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        first, last = combination.margins(torch.finfo(dtype).eps, keep=not self._learnable)
-        return t, t.clamp(first, 1 - last).to(dtype).double()
-
-    def _check(self, wanted: Hashable, t: Tensor, weights: Tensor) -> None:
-        undetermined = ~weights.isfinite().all(-1)
-        if is_any(undetermined):
-            title = _TITLES[wanted] if isinstance(wanted, str) else "the drift"
-            when = "some times" if is_wrapped(t) else f"t = {float(t[undetermined][0]):.6g}"
-            raise FieldUnavailable(
-                f"{title} does not follow from {self._given()} on {self.interpolant} at {when}, "
-                "though it does at other times"
+        return {
+            time: (where, dict(zip(combination.sources, row, strict=True)))
+            for time, where, row, known in zip(
+                times, at.tolist(), weights.tolist(), weights.isfinite().all(-1).tolist(), strict=True
             )
+            if known
+        }
+
+    def _times(self, combination: Combination, t: Tensor, dtype: torch.dtype, nearest: float) -> Tensor:
+        """Return at which times the sources are asked for, in the precision of the points."""
+        margins = combination.margins(torch.finfo(dtype).eps, keep=not self._learnable)
+        first, last = (max(margin, nearest) if margin > 0 else 0.0 for margin in margins)
+        return t.clamp(first, 1 - last).to(dtype).double()
+
+    def _undetermined(self, wanted: Hashable, when: str) -> FieldUnavailable:
+        title = _TITLES[wanted] if isinstance(wanted, str) else "the drift"
+        return FieldUnavailable(
+            f"{title} does not follow from {self._given()} on {self.interpolant} at {when}, "
+            "though it does at other times"
+        )
 
     def _carried_out(
         self,
@@ -266,6 +329,11 @@ class DerivedField(Field):
         return " and ".join(_TITLES[name] for name in NAMES if name in self._conversions.known)
 
 
+def _drift(epsilon: Diffusion, reverse: bool) -> Hashable:
+    # By identity: a diffusion of the user's may change, and need not have a hash.
+    return id(epsilon), reverse
+
+
 def _sum(weights: Mapping[str, float | Tensor], known: Mapping[str, Tensor], x: Tensor) -> Tensor:
     total: Tensor | None = None
     for source, weight in weights.items():
@@ -273,7 +341,9 @@ def _sum(weights: Mapping[str, float | Tensor], known: Mapping[str, Tensor], x: 
             continue
         value = x if source == POINT else known[source]
         if isinstance(weight, Tensor):
-            term = expand(weight, x) * value
+            weight = expand(weight, x)
+            # A time may have a derivative where the weight is 0, so that what is finite stays.
+            term = weight * torch.where((weight == 0) & value.isinf(), 0, value)
             total = term if total is None else total + term
         elif weight == 0:  # Even of what is infinite.
             continue

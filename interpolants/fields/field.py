@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from interpolants._tensors import Time, expand
+from interpolants._tensors import Time, expand, kind
 from interpolants.interpolant import Interpolant
 
 NAMES = ("velocity", "score", "denoiser", "x0", "x1")
@@ -91,7 +92,14 @@ class Field(abc.ABC):
         return {name: getattr(self, name)(t, x, **conditions) for name in names}
 
     def drift(
-        self, t: Time, x: Tensor, epsilon: Diffusion, *, reverse: bool = False, **conditions: Any
+        self,
+        t: Time,
+        x: Tensor,
+        epsilon: Diffusion,
+        *,
+        reverse: bool = False,
+        nearest: float = 0.0,
+        **conditions: Any,
     ) -> Tensor:
         r"""Return :math:`b + \epsilon s`, the drift of the SDE with these marginals, forward in time.
 
@@ -103,8 +111,12 @@ class Field(abc.ABC):
             x: Points, shape ``(B, *D)``.
             epsilon: The diffusion.
             reverse: Whether time runs from 1 to 0.
+            nearest: How near to an end networks are asked for what their values there do not determine; a
+                sampler names a part of its step, within which it cannot tell times apart. Exact fields
+                need none.
             **conditions: Passed to the networks.
         """
+        check_diffusion(epsilon)
         level = epsilon(double(t), self.interpolant)
         if vanishes(level):
             return self.velocity(t, x, **conditions)
@@ -112,19 +124,29 @@ class Field(abc.ABC):
         level = expand(level.to(x.device), x)
         return answers["velocity"] + (-level if reverse else level) * answers["score"]
 
-    def prepare(  # noqa: B027 - most fields need not
-        self, times: Tensor, x: Tensor, epsilon: Diffusion | None = None, *, reverse: bool = False
-    ) -> None:
-        """Be told at which times the velocity, or the drift, will be asked for.
+    def prepared(
+        self,
+        times: Sequence[float],
+        x: Tensor,
+        names: Sequence[str] = ("velocity",),
+        *,
+        epsilon: Diffusion | None = None,
+        reverse: bool = False,
+        nearest: float = 0.0,
+    ) -> AbstractContextManager[None]:
+        """Return a context in which answers at given times are asked for.
 
-        A field may work out beforehand what depends on time alone; most do nothing.
+        A field may work out beforehand, for all times at once, what depends on time alone; most do nothing.
 
         Args:
-            times: Shape ``(T,)``.
+            times: The times.
             x: Points like those to come.
-            epsilon: The diffusion of the drift; None for the velocity.
+            names: What is asked for, when there is no diffusion.
+            epsilon: The diffusion of the drift that is asked for.
             reverse: As for :meth:`drift`.
+            nearest: As for :meth:`drift`.
         """
+        return nullcontext()
 
     def require(self, *names: str) -> None:  # noqa: B027 - most fields answer everything
         """Raise FieldUnavailable unless the field answers with all of these, without evaluating it.
@@ -158,6 +180,12 @@ class Field(abc.ABC):
         from interpolants.fields.change import ChangedPath  # A final of this class, so not at the top.
 
         return ChangedPath(self, interpolant)
+
+
+def check_diffusion(epsilon: object) -> None:
+    """Raise TypeError unless this is a diffusion, as a sampler makes one from a number or a function."""
+    if not hasattr(epsilon, "over_gamma"):
+        raise TypeError(f"epsilon must be a diffusion, such as Constant(0.5); got {kind(epsilon)}")
 
 
 def double(t: Time) -> Tensor:

@@ -16,7 +16,8 @@ model in the place of the unconditional one Karras et al. 2024 (arXiv 2406.02507
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, final
 
 import torch
@@ -118,18 +119,39 @@ class Guided(Field):
 
     @override
     def drift(
-        self, t: Time, x: Tensor, epsilon: Diffusion, *, reverse: bool = False, **conditions: Any
+        self,
+        t: Time,
+        x: Tensor,
+        epsilon: Diffusion,
+        *,
+        reverse: bool = False,
+        nearest: float = 0.0,
+        **conditions: Any,
     ) -> Tensor:
         return self._mixed(
-            lambda field, given: field.drift(t, x, epsilon, reverse=reverse, **given), t, x, conditions
+            lambda field, given: field.drift(t, x, epsilon, reverse=reverse, nearest=nearest, **given),
+            t,
+            x,
+            conditions,
         )
 
     @override
-    def prepare(
-        self, times: Tensor, x: Tensor, epsilon: Diffusion | None = None, *, reverse: bool = False
-    ) -> None:
-        for field in (self.conditional, self.unconditional):
-            field.prepare(times, x, epsilon, reverse=reverse)
+    @contextmanager
+    def prepared(
+        self,
+        times: Sequence[float],
+        x: Tensor,
+        names: Sequence[str] = ("velocity",),
+        *,
+        epsilon: Diffusion | None = None,
+        reverse: bool = False,
+        nearest: float = 0.0,
+    ) -> Iterator[None]:
+        with ExitStack() as both:
+            for field in (self.conditional, self.unconditional):
+                context = field.prepared(times, x, names, epsilon=epsilon, reverse=reverse, nearest=nearest)
+                both.enter_context(context)
+            yield
 
     def _mixed(
         self,

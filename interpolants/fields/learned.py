@@ -10,12 +10,20 @@ from torch import Tensor
 from typing_extensions import override
 
 from interpolants._tensors import Time, check_instance, kind, per_example
+from interpolants.fields.conversions import device_of
 from interpolants.fields.derived import DerivedField
-from interpolants.interpolant import Interpolant
+from interpolants.interpolant import Interpolant, SpatiallyLinear
 
 Network = Callable[..., Any]
 """Anything called as ``network(t, x, **conditions)`` with ``t`` of shape ``(B,)``; returns ``x``'s shape, or
 a mapping of such by name."""
+
+
+def _ignores_source(interpolant: Interpolant) -> bool:
+    if not isinstance(interpolant, SpatiallyLinear):
+        return False
+    times = torch.linspace(0.05, 0.45, 9, dtype=torch.float64, device=device_of(interpolant))
+    return bool((interpolant.alpha(times) == 0).all())
 
 
 @final
@@ -47,7 +55,7 @@ class LearnedField(DerivedField):
 
     Raises:
         TypeError: When ``interpolant`` is no Interpolant, or a network cannot be called.
-        ValueError: When no network is given.
+        ValueError: When no network is given, or ``gaussian_source`` on a path without a part of the source.
 
     Example:
         >>> from interpolants import Linear
@@ -80,6 +88,10 @@ class LearnedField(DerivedField):
         for name, network in self.networks.items():
             if not callable(network):
                 raise TypeError(f"{name} must be a network, called as network(t, x); got {kind(network)}")
+        if gaussian_source and _ignores_source(interpolant):
+            raise ValueError(
+                f"gaussian_source says that x0 is N(0, Id) and a part of x_t; on {interpolant} it is none"
+            )
         known = {name: id(network) for name, network in self.networks.items()}
         super().__init__(interpolant, known, gaussian_source=gaussian_source)
 

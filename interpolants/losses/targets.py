@@ -146,6 +146,8 @@ class Joint(Target):
             raise ValueError("Joint needs at least one target, as Joint(velocity=Velocity())")
         for name, target in targets.items():
             check_instance(name, target, Target, "Velocity()")
+            if isinstance(target, Joint):
+                raise TypeError(f"the target of a head cannot be Joint itself; {name} is")
         object.__setattr__(self, "targets", tuple(targets.items()))
 
     @override
@@ -197,19 +199,20 @@ class Weighted(Target):
 
     @override
     def of(self, sample: InterpolantSample, interpolant: Interpolant) -> Tensor:
-        return self._root(sample) * self.target.of(sample, interpolant)
+        return self._times_root(sample, self.target.of(sample, interpolant))
 
     @override
     def predicted(self, answer: Any, sample: InterpolantSample) -> Tensor:
-        return self._root(sample) * self.target.predicted(answer, sample)
+        return self._times_root(sample, self.target.predicted(answer, sample))
 
     @override
     def check(self, interpolant: Interpolant) -> None:
         self.target.check(interpolant)
 
-    def _root(self, sample: InterpolantSample) -> Tensor:
-        # Both objectives are quadratic in (answer, target).
-        return expand(self.weight(sample.t).sqrt(), sample.xt)
+    def _times_root(self, sample: InterpolantSample, value: Tensor) -> Tensor:
+        # Both objectives are quadratic in (answer, target). A joint target has a dimension more than x.
+        weight = torch.as_tensor(self.weight(sample.t), device=value.device)
+        return expand(weight.sqrt(), value) * value
 
 
 def _latent(sample: InterpolantSample) -> Tensor:

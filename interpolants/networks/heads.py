@@ -43,13 +43,17 @@ class Heads(nn.Module):
             **conditions: Passed to the network.
 
         Raises:
-            ValueError: When the network's answer has not as many elements as all heads need.
+            ValueError: When the network's answer has not the channels that all heads need.
         """
         answer: Tensor = self.network(t, x, **conditions)
-        if answer.numel() != len(self.names) * x.numel():
+        count = len(self.names)
+        flat = (len(x), count * x[0].numel()) if len(x) else answer.shape
+        channels = (*x.shape[:1], count * x.shape[1], *x.shape[2:]) if x.ndim > 1 else flat
+        if tuple(answer.shape) not in (channels, flat):
             raise ValueError(
-                f"the network must return {len(self.names)} times the elements of x, one part for each of "
-                f"{', '.join(self.names)}; got shape {tuple(answer.shape)} for x of shape {tuple(x.shape)}"
+                f"the network must return {count} times the channels of x (dimension 1), a part for each of "
+                f"{', '.join(self.names)}: shape {channels} for x of shape {tuple(x.shape)}; "
+                f"got {tuple(answer.shape)}"
             )
-        parts = answer.chunk(len(self.names), dim=1)
+        parts = answer.chunk(count, dim=1)
         return {name: part.reshape(x.shape) for name, part in zip(self.names, parts, strict=True)}

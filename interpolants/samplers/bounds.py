@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpolants._tensors import check_alike, check_instance, uniform
+from interpolants._tensors import as_rows, check_alike, check_instance, uniform
 from interpolants.fields import Field
 from interpolants.samplers.diffusions import Epsilon, as_epsilon
+from interpolants.samplers.grid import nearest_of, state_dtype
+from interpolants.samplers.likelihood import checked_log_prob
 from interpolants.samplers.sde import SDESampler
 
 
@@ -86,7 +88,7 @@ def kl_bound(
             raise ValueError(f"the bound needs an epsilon above 0 inside (0, 1); {epsilon} is 0 there")
         x = exact.interpolant.sample(t, x0, x1, generator=generator).xt
         wrong = field.drift(t, x, epsilon, **conditions) - exact.drift(t, x, epsilon, **conditions)
-        values = wrong.double().reshape(len(x), -1).square().sum(1) / (4 * level.to(x.device))
+        values = as_rows(wrong.double()).square().sum(1) / (4 * level.to(x.device))
     return _mean(values)
 
 
@@ -139,6 +141,8 @@ def sde_log_likelihood_bound(
     check_instance("sampler", sampler, SDESampler, "SDESampler(Constant(0.5))")
     if sampler.method != "euler":
         raise ValueError(f"only euler's steps are Gaussians with a density; got {sampler.method}")
+    if isinstance(x1, Tensor) and state_dtype(x1) != x1.dtype:
+        raise TypeError(f"the steps would be lost in half precision; give x1 in single, not {x1.dtype}")
     epsilon = as_epsilon(sampler.epsilon)
     every = SDESampler(epsilon, steps=sampler.steps, times=sampler.times)
     with torch.no_grad():
@@ -151,12 +155,13 @@ def sde_log_likelihood_bound(
                     f"a step without noise has no density: epsilon is {level:.3g} at t = {time:.3g}; take an "
                     "epsilon above 0 on the whole grid, or times that stop short of the ends"
                 )
-        total = source_log_prob(points[0]).double()
+        nearest = nearest_of(times)
+        total = checked_log_prob(source_log_prob, points[0]).double()
         for k in range(len(times) - 1):
             here, there = points[k], points[k + 1]
             length = times[k + 1] - times[k]
-            forward = field.drift(times[k], here, epsilon, **conditions)
-            backward = field.drift(times[k + 1], there, epsilon, reverse=True, **conditions)
+            forward = field.drift(times[k], here, epsilon, nearest=nearest, **conditions)
+            backward = field.drift(times[k + 1], there, epsilon, reverse=True, nearest=nearest, **conditions)
             move = there.double() - here.double()
             total = total + _log_normal(move - length * forward.double(), 2 * levels[k] * length)
             total = total - _log_normal(move - length * backward.double(), 2 * levels[k + 1] * length)
@@ -164,7 +169,7 @@ def sde_log_likelihood_bound(
 
 
 def _log_normal(x: Tensor, variance: float) -> Tensor:
-    rows = x.reshape(len(x), -1)
+    rows = as_rows(x)
     return -rows.square().sum(1) / (2 * variance) - rows.shape[1] / 2 * math.log(2 * math.pi * variance)
 
 

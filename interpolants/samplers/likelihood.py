@@ -23,7 +23,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from interpolants._tensors import check_instance, exact_divergence, hutchinson_divergence, kind, randn
+from interpolants._tensors import (
+    as_rows,
+    check_instance,
+    exact_divergence,
+    hutchinson_divergence,
+    kind,
+    randn,
+)
 from interpolants.fields import Field
 from interpolants.samplers.ode import ODESampler, Velocity, integrate
 
@@ -252,7 +259,7 @@ def standard_normal_log_prob(x: Tensor) -> Tensor:
         >>> standard_normal_log_prob(torch.zeros(2, 1))
         tensor([-0.9189, -0.9189])
     """
-    rows = x.reshape(len(x), -1).to(torch.promote_types(x.dtype, torch.float32))
+    rows = as_rows(x).to(torch.promote_types(x.dtype, torch.float32))
     return -rows.square().sum(1) / 2 - rows.shape[1] / 2 * math.log(2 * math.pi)
 
 
@@ -269,12 +276,7 @@ def _carried(
 ) -> Likelihood:
     check_instance("sampler", sampler, ODESampler, 'ODESampler("dopri5")')
     check_instance("divergence", divergence, Divergence, "Exact()")
-    if not callable(source_log_prob):
-        raise TypeError(
-            "source_log_prob must be a function from (B, *D) to (B,), such as standard_normal_log_prob or "
-            f"mixture.log_prob; got {kind(source_log_prob)}"
-        )
-
+    _check_callable(source_log_prob)
     recording = sampler.differentiable and torch.is_grad_enabled()
     # The divergence needs gradients, which inference mode forbids whatever is enabled inside it.
     with torch.inference_mode(False), torch.set_grad_enabled(recording):
@@ -284,7 +286,7 @@ def _carried(
         x0, x1 = (points[-1], points[0]) if reverse else (points[0], points[-1])
         # What came along is the integral of the divergence in the direction of time that was run.
         change = logs[-1] if reverse else -logs[-1]
-        value = _source_log_prob(source_log_prob, x0) + change.mean(0)
+        value = checked_log_prob(source_log_prob, x0) + change.mean(0)
         if len(change) > 1:
             standard_error = change.std(0) / math.sqrt(len(change))
         else:
@@ -304,7 +306,17 @@ def _augmented(
     return derivative, (x, x.new_zeros(divergence.estimates, len(x)))
 
 
-def _source_log_prob(source_log_prob: Callable[[Tensor], Tensor], x0: Tensor) -> Tensor:
+def _check_callable(source_log_prob: object) -> None:
+    if not callable(source_log_prob):
+        raise TypeError(
+            "source_log_prob must be a function from (B, *D) to (B,), such as standard_normal_log_prob or "
+            f"mixture.log_prob; got {kind(source_log_prob)}"
+        )
+
+
+def checked_log_prob(source_log_prob: Callable[[Tensor], Tensor], x0: Tensor) -> Tensor:
+    """Return the log density of the source at its points, checked."""
+    _check_callable(source_log_prob)
     value = source_log_prob(x0)
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise TypeError(f"source_log_prob must return a floating-point tensor; got {kind(value)}")

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from interpolants.fields import Field
-from interpolants.samplers.grid import check_start, check_steps, checked_times, grid_of, state_dtype
+from interpolants.samplers.grid import (
+    check_start,
+    check_steps,
+    checked_seeds,
+    checked_times,
+    grid_of,
+    state_dtype,
+)
 from interpolants.samplers.trajectory import Trajectory
 
 _FIXED = {"euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams", "fixed_adams"}
@@ -111,6 +118,8 @@ class ODESampler:
             RuntimeError: When an adaptive method cannot reach its tolerance, as where the field is not
                 finite.
         """
+        check_start(field, x)
+        checked_seeds(seeds, generator, len(x))
         times, path, evaluations = integrate(
             self, field, x, conditions, lambda velocity, start: (velocity, start), reverse=reverse
         )
@@ -218,7 +227,10 @@ def integrate(
             raise ValueError(
                 "the solvers of scipy carry points and nothing beside them; choose another method"
             )
-        path = sampler._integrate(derivative, start, times, field.kinks)
+        # Adaptive methods choose their times as they go.
+        known = times.tolist() if sampler._method in _FIXED else []
+        with field.prepared(known, x):
+            path = sampler._integrate(derivative, start, times, field.kinks)
     return times, path, velocity.evaluations
 
 

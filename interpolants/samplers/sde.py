@@ -8,8 +8,8 @@ arXiv 2303.08797, Section 2.3).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -17,11 +17,18 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from interpolants._tensors import kind
 from interpolants.fields import Field
 from interpolants.samplers.brownian import Fresh, Seeded, Steps
 from interpolants.samplers.diffusions import Epsilon, as_epsilon
-from interpolants.samplers.grid import check_start, check_steps, checked_times, grid_of, state_dtype
+from interpolants.samplers.grid import (
+    check_start,
+    check_steps,
+    checked_seeds,
+    checked_times,
+    grid_of,
+    nearest_of,
+    state_dtype,
+)
 from interpolants.samplers.trajectory import Trajectory
 
 # torchsde's methods that fit noise whose strength depends on time alone, where Ito and Stratonovich agree.
@@ -125,20 +132,22 @@ class SDESampler:
         check_start(field, x)
         assert isinstance(self.epsilon, Epsilon)
         self.epsilon.check(field.interpolant)
+        listed = checked_seeds(seeds, generator, len(x))
         times = grid_of(self.times, self.steps)
         if reverse:
             times = times[::-1]
         start = x.to(state_dtype(x)).reshape(len(x), math.prod(x.shape[1:]))
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
             motion = _Motion(field, self.epsilon, times, x, reverse, conditions, self.end_only)
-            if seeds is not None:
-                if generator is not None:
-                    raise ValueError("seeds take the place of the generator: give one of the two")
-                checked = _checked_seeds(seeds, len(x))
-                noise: Steps = Seeded(start, checked, len(times) - 1) if motion.noisy else Steps(start)
+            if listed is not None:
+                noise: Steps = Seeded(start, listed, len(times) - 1) if motion.noisy else Steps(start)
             else:
                 noise = Fresh(start, generator) if motion.noisy else Steps(start)
-            states = motion.integrated(start, noise, self.method)
+            stages = _stages(times) if self.method == "srk" else []
+            with field.prepared(
+                [*times, *stages], x, epsilon=self.epsilon, reverse=reverse, nearest=motion.nearest
+            ):
+                states = motion.integrated(start, noise, self.method)
             path = states.reshape(len(states), *x.shape).to(x.dtype)
         dtype = torch.float32 if x.device.type == "mps" else torch.float64
         shown = torch.tensor(times if len(path) == len(times) else [times[0], times[-1]], dtype=dtype)
@@ -179,15 +188,17 @@ class _Motion:
         self.noise: Steps | None = None
         self._kept: tuple[Tensor, Tensor, Tensor] | None = None
         self._aside = contextlib.ExitStack()
-        levels = epsilon(torch.tensor(times, dtype=torch.float64), field.interpolant).tolist()
-        for time, level in zip(times, levels, strict=True):
+        levels = epsilon(torch.tensor(times, dtype=torch.float64), field.interpolant)
+        for time, level in zip(times, levels.tolist(), strict=True):
             if not 0 <= level < math.inf:
                 raise ValueError(
                     f"epsilon must be finite and not negative; it is {level:.4g} at t = {time:.4g}"
                 )
-        self.levels = levels
-        self.noisy = any(level > 0 for level in levels)
-        field.prepare(torch.tensor(times, dtype=torch.float64), x, epsilon, reverse=reverse)
+        # Numbers, unless a learnable diffusion is to be told what the noise has to do with it.
+        recording = levels.requires_grad and torch.is_grad_enabled()
+        self.levels: Sequence[float | Tensor] = levels.unbind() if recording else levels.tolist()
+        self.noisy = bool((levels > 0).any())
+        self.nearest = nearest_of(times)
 
     def integrated(self, start: Tensor, noise: Steps, method: str) -> Tensor:
         """Return the states at the times of the grid, or at its ends, shape ``(T, B, D)``."""
@@ -216,7 +227,18 @@ class _Motion:
             return self._kept[2]  # srk asks for its first stage again.
         self.evaluations += 1
         x = y if self.flat else y.reshape(self.like.shape).to(self.like.dtype)
-        drift = self.field.drift(self._time(u), x, self.epsilon, reverse=self.reverse, **self.conditions)
+        drift = self.field.drift(
+            self._time(u),
+            x,
+            self.epsilon,
+            reverse=self.reverse,
+            nearest=self.nearest,
+            **self.conditions,
+        )
+        if drift.shape != x.shape:  # One that fits x by broadcasting would pass.
+            raise ValueError(
+                f"the field must answer in the shape of x, {tuple(x.shape)}; got {tuple(drift.shape)}"
+            )
         scaled = (drift if self.flat else drift.to(y.dtype).reshape(y.shape)) * self._length
         self._kept = (y, u, scaled)
         return scaled
@@ -225,7 +247,10 @@ class _Motion:
         if self._asked_for_shapes or not self.noisy:
             return v
         # Every method asks for the noise at the ends of a step only.
-        return v * math.sqrt(2 * self.levels[int(u)] * abs(self._length))
+        variance = 2 * self.levels[int(u)] * abs(self._length)
+        if isinstance(variance, Tensor):
+            return v * variance.to(v).sqrt()
+        return v * math.sqrt(variance)
 
     @property
     def _asked_for_shapes(self) -> bool:
@@ -248,16 +273,6 @@ class _Motion:
         return self.times[self._step] + offset * self._length
 
 
-def _checked_seeds(seeds: Tensor | Sequence[int], count: int) -> list[int]:
-    if isinstance(seeds, Tensor) and (seeds.is_floating_point() or seeds.dtype == torch.bool):
-        raise TypeError(f"seeds must be whole numbers; got {seeds.dtype}")
-    listed = seeds.tolist() if isinstance(seeds, Tensor) else seeds
-    if isinstance(listed, numbers.Number) or len(listed) != count:
-        came = "one number" if isinstance(listed, numbers.Number) else len(listed)
-        raise ValueError(f"there must be one seed for each of the {count} examples; got {came}")
-    for seed in listed:
-        if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
-            raise TypeError(f"seeds must be whole numbers; got {kind(seed)}")
-        if seed < 0:
-            raise ValueError(f"seeds must not be negative; got {seed}")
-    return [int(seed) for seed in listed]
+def _stages(times: list[float]) -> list[float]:
+    """Return where srk asks for the drift inside its steps."""
+    return [early + 0.75 * (late - early) for early, late in itertools.pairwise(times)]

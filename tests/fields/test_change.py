@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -34,11 +35,18 @@ from interpolants import (
 )
 from interpolants.gammas import Brownian, Gamma, Quadratic, Zero
 
+
+def named(value):
+    """Without addresses, which differ from one worker to the next."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
+
+
 QUADRATIC_PATH = Affine(lambda t: 1 - t**2, lambda t: t**2)
 # Known path, other path, source, and the accuracy in single precision up to the ends, some three times what
 # was measured: a few roundings, 1e-6, unless a weight leaves its end like sqrt(1 - t), as alpha of the
-# variance preserving path does, or a Brownian gamma. There its derivative is infinite and the velocity is that
-# of a time nearby; and a network that is told times in single precision knows such a weight to sqrt(u) = 3e-4.
+# variance preserving path does, or a Brownian gamma. There its derivative is infinite and the velocity is
+# that of a time nearby; and a network that is told times in single precision knows such a weight to
+# sqrt(u) = 3e-4.
 PATHS = [
     (Linear(), Trigonometric(), SKEWED, 1e-6),
     (Trigonometric(), Linear(), SKEWED, 1e-6),
@@ -54,7 +62,7 @@ PATHS = [
     (Linear(), EncodingDecoding(), NORMAL, 1e-6),
     (EncodingDecoding(), Linear(), NORMAL, 1e-6),
 ]
-every_pair = pytest.mark.parametrize(("known", "other", "source", "accuracy"), PATHS, ids=str)
+every_pair = pytest.mark.parametrize(("known", "other", "source", "accuracy"), PATHS, ids=named)
 
 
 def answers_on(path, source):
@@ -101,7 +109,7 @@ def test_along_another_path_answers_are_accurate_up_to_the_ends(known, other, so
         (Linear(Brownian()), ("velocity",), Trigonometric(SineSquared()), NORMAL),
         (Trigonometric(Brownian()), ("velocity", "denoiser"), Trigonometric(Brownian()), SKEWED),
     ],
-    ids=str,
+    ids=named,
 )
 def test_there_and_back_is_where_it_began(known, networks, other, source):
     oracle = MixtureOracle(known, source, TARGET)

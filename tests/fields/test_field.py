@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from mixture_cases import (
@@ -16,6 +18,7 @@ from mixture_cases import (
 
 from interpolants import (
     Constant,
+    Epsilon,
     FieldUnavailable,
     LearnedField,
     Linear,
@@ -24,6 +27,7 @@ from interpolants import (
     ProportionalToAlpha,
     ProportionalToGamma,
     SineSquared,
+    SpatiallyLinear,
 )
 from interpolants.fields.field import double, vanishes
 from interpolants.gammas import Brownian, Quadratic, Zero
@@ -40,6 +44,11 @@ DIFFUSIONS = {
 }
 either_way = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 every_diffusion = pytest.mark.parametrize("epsilon", DIFFUSIONS)
+
+
+def named(value):
+    """Without addresses, which differ from one worker to the next."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def exact_drift(oracle, t, x, epsilon, reverse):
@@ -116,7 +125,7 @@ def test_the_drift_is_finite_and_accurate_up_to_the_ends(family, gamma, networks
         ("trigonometric", Brownian(), "N:velocity"),
         ("variance preserving", Zero(), "N:x1"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_the_drift_is_the_velocity_and_epsilon_times_the_score(family, gamma, networks, epsilon, reverse):
     gaussian = networks.startswith("N:")
@@ -186,20 +195,70 @@ def test_directions_and_diffusions_are_not_confused_with_what_was_asked_before()
 
 
 @either_way
-@pytest.mark.parametrize("epsilon", [None, Constant(0.7), ProportionalToGamma(), Parabolic()], ids=str)
+@pytest.mark.parametrize("epsilon", [None, Constant(0.7), ProportionalToGamma(), Parabolic()], ids=named)
 def test_being_prepared_changes_no_answer(epsilon, reverse):
     oracle, x = oracle_of("trigonometric", Brownian()), points()
     fresh, prepared = (learned(oracle, ("x0", "x1")) for _ in range(2))
     times = torch.tensor([*SEVEN, *INSIDE], dtype=torch.float64)
-    prepared.prepare(times, x, epsilon, reverse=reverse)
-    prepared.prepare(times, x, epsilon, reverse=reverse)
-    for t in times.tolist():
-        if epsilon is None:
-            first, second = (field.velocity(t, x) for field in (fresh, prepared))
-        else:
-            first, second = (field.drift(t, x, epsilon, reverse=reverse) for field in (fresh, prepared))
-        # Weights are worked out for many times at once or for one: 1e6 roundings at the ends.
-        torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-9)
+    with prepared.prepared(times.tolist(), x, epsilon=epsilon, reverse=reverse):
+        for t in times.tolist():
+            if epsilon is None:
+                first, second = (field.velocity(t, x) for field in (fresh, prepared))
+            else:
+                first, second = (field.drift(t, x, epsilon, reverse=reverse) for field in (fresh, prepared))
+            # Weights are worked out for many times at once or for one: 1e6 roundings at the ends.
+            torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-9)
+
+
+class Changing(Epsilon):
+    """A diffusion of a user's, with no hash and a level that changes."""
+
+    __hash__ = None
+
+    def __init__(self, level):
+        self.level = level
+
+    def __call__(self, t, path=None):
+        return self.level + 0 * t
+
+
+def test_a_diffusion_that_has_changed_is_asked_again():
+    field = LearnedField(Linear(Brownian()), velocity=lambda t, x: 0 * x, denoiser=lambda t, x: 1 + 0 * x)
+    epsilon, x = Changing(1.0), points()
+    for level in (1.0, 3.0):
+        epsilon.level = level
+        with field.prepared([0.5], x, epsilon=epsilon):
+            inside = field.drift(0.5, x, epsilon)
+        # -epsilon / gamma, with gamma 1/2 at t = 1/2.
+        torch.testing.assert_close(inside, torch.full_like(x, -2 * level), rtol=1e-12, atol=0)
+        torch.testing.assert_close(field.drift(0.5, x, epsilon), inside, rtol=1e-12, atol=0)
+
+
+def test_a_path_that_has_changed_is_asked_again():
+    class Power(SpatiallyLinear):
+        power = 1.0
+
+        def alpha(self, t):
+            return 1 - t**self.power
+
+        def beta(self, t):
+            return t**self.power
+
+    path, x = Power(), points()
+    field = LearnedField(path, x0=lambda t, x: 0 * x, x1=lambda t, x: 1 + 0 * x)
+    for power in (1.0, 3.0):
+        path.power = power
+        for _ in range(2):
+            torch.testing.assert_close(field.velocity(0.5, x), power * 0.5 ** (power - 1) + 0 * x)
+            with field.prepared([0.5], x):
+                torch.testing.assert_close(field.velocity(0.5, x), power * 0.5 ** (power - 1) + 0 * x)
+
+
+def test_what_is_no_diffusion_is_refused():
+    with pytest.raises(TypeError, match="epsilon must be a diffusion"):
+        oracle_of("linear", Brownian()).drift(0.5, points(), 1.0)
+    with pytest.raises(TypeError, match="epsilon must be a diffusion"):
+        learned(oracle_of("linear", Brownian()), ("velocity", "denoiser")).drift(0.5, points(), 1.0)
 
 
 def test_gradients_reach_the_diffusion():
@@ -207,8 +266,8 @@ def test_gradients_reach_the_diffusion():
     field = LearnedField(Linear(Brownian()), velocity=lambda t, x: x, denoiser=lambda t, x: x.cos())
     epsilon = Function(lambda t: level * (1 + t))
     for _ in range(2):
-        field.prepare(torch.tensor([0.5]), x, epsilon)
-        (gradient,) = torch.autograd.grad(field.drift(0.5, x, epsilon).sum(), level)
+        with field.prepared([0.5], x, epsilon=epsilon):
+            (gradient,) = torch.autograd.grad(field.drift(0.5, x, epsilon).sum(), level)
         # d/dc of -c (1 + t) cos(x) / gamma at t = 1/2.
         torch.testing.assert_close(gradient, -(1.5 * x.cos() / 0.5).sum(), rtol=1e-12, atol=1e-12)
 

@@ -136,8 +136,8 @@ def test_together_shares_evaluations_within_each_field():
     networks = Counted(), Counted()
     fields = [LearnedField(Linear(), velocity=network) for network in networks]
     guided = Guided(*fields, 2.0)
-    guided.prepare(torch.tensor([0.5]), points())
-    assert list(guided.together(("x1", "velocity", "x0"), 0.5, points())) == ["x1", "velocity", "x0"]
+    with guided.prepared([0.5], points(), ("x1", "x0")):
+        assert list(guided.together(("x1", "velocity", "x0"), 0.5, points())) == ["x1", "velocity", "x0"]
     assert [len(network.seen) for network in networks] == [1, 1]
 
 

@@ -31,7 +31,7 @@ def test_its_parameters_are_those_of_the_network():
 
 
 def test_a_network_of_too_few_channels_is_refused():
-    with pytest.raises(ValueError, match=r"2 times the elements of x.*got shape \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"2 times the channels of x.*shape \(4, 4\) for x.*got \(4, 2\)"):
         Heads(MLP(dim=2))(torch.zeros(4), torch.zeros(4, 2))
 
 

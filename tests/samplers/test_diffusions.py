@@ -56,7 +56,7 @@ def numbers(*values):
         (Function(lambda t: 3), numbers(3.0, 3.0, 3.0)),
         (Late(), numbers(0.04, 0.25, 0.81)),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_values_are_their_formulas(epsilon, expected):
     # A few roundings.
@@ -77,7 +77,7 @@ def test_values_are_their_formulas(epsilon, expected):
         Function(lambda t: 3 * t),
         Late(),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("path", [BRIDGE, PARABOLA], ids=str)
 def test_ratios_are_those_of_the_values(epsilon, path):

@@ -514,11 +514,13 @@ def test_options_reach_the_solver_and_are_left_as_they_were():
 def test_conditions_generators_and_seeds_are_accepted():
     seen = []
     field = Plain(lambda t, x, scale: seen.append(scale) or scale * x)
-    trajectory = ODESampler(steps=2).sample(
-        field, torch.ones(1, 1), generator=torch.Generator(), seeds=torch.arange(1), scale=2.0
-    )
-    assert seen == [2.0, 2.0]
-    assert trajectory.final.item() == 4.0
+    for randomness in ({"generator": torch.Generator()}, {"seeds": torch.arange(1)}):
+        trajectory = ODESampler(steps=2).sample(field, torch.ones(1, 1), scale=2.0, **randomness)
+        assert trajectory.final.item() == 4.0
+    assert seen == [2.0] * 4
+    # What a sampler with noise refuses is refused here too, so that the two can be exchanged.
+    with pytest.raises(ValueError, match="one seed for each of the 1 examples; got 2"):
+        ODESampler().sample(field, torch.ones(1, 1), seeds=[1, 2], scale=2.0)
 
 
 def test_the_start_is_left_as_it_was():

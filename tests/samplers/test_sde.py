@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -242,21 +243,22 @@ def test_methods_follow_the_same_path():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_step_is_that_of_the_method(method, reverse):
-    # b = cos 3t sin x, s = exp t cos x and epsilon = 1 + t^2, over uneven steps: as in the papers.
+@pytest.mark.parametrize(
+    "epsilon", [lambda t: 1 + t**2, lambda t: 4 * t * (1 - t)], ids=["1 + t^2", "4 t (1 - t)"]
+)
+@pytest.mark.parametrize("times", [UNEVEN, [0.0, 0.2, 0.35, 0.8, 1.0]], ids=["part", "whole"])
+def test_a_step_is_that_of_the_method(method, reverse, epsilon, times):
+    # b = cos 3t sin x, s = exp t cos x and uneven steps, as in the papers; one diffusion is 0 at both ends.
     def b(t, x):
         return torch.cos(torch.tensor(3.0 * t)) * torch.sin(x)
 
     def s(t, x):
         return math.exp(t) * torch.cos(x)
 
-    def epsilon(t):
-        return 1 + t**2
-
     sign = -1 if reverse else 1
-    order = UNEVEN[::-1] if reverse else UNEVEN
+    order = times[::-1] if reverse else times
     x = torch.tensor([[0.3, -1.0], [2.0, 0.5]], dtype=torch.float64)
-    sampler = SDESampler(epsilon, method, times=UNEVEN)
+    sampler = SDESampler(epsilon, method, times=times)
     trajectory = sampler.sample(Plain(b, s), x, reverse=reverse, seeds=[5, 6])
     increments, areas = (part.double() for part in seeded_increments([5, 6], 4, 2))
     assert trajectory.t.tolist() == order
@@ -307,13 +309,48 @@ def test_the_field_is_asked_at_the_stages_in_the_unit_interval(method, steps, re
     assert all(0 <= t <= 1 for t in field.asked)
 
 
+class Told(Plain):
+    told = None
+
+    @contextlib.contextmanager
+    def prepared(self, times, x, **rest):
+        self.told = (times, x.shape, rest)
+        yield
+        self.told = None
+
+    def drift(self, t, x, epsilon, *, reverse, nearest):
+        times, shape, rest = self.told
+        assert t in times
+        assert shape == x.shape
+        assert rest == {"epsilon": epsilon, "reverse": reverse, "nearest": nearest}
+        self.nearest = nearest
+        return super().drift(t, x, epsilon, reverse=reverse)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("ends", [(0.02, 0.05), (0.05, 0.02)])
+def test_the_field_is_told_beforehand_what_it_will_be_asked(method, reverse, ends):
+    times = [0.0, ends[0], 0.4, 1 - ends[1], 1.0]
+    field = Told(lambda t, x: x)
+    SDESampler(0.5, method, times=times).sample(field, torch.ones(3, 2), reverse=reverse)
+    assert len(field.asked) == 4 * (1 if method == "euler" else 2)
+    # A quarter of the shorter of the first and the last step, to roundings of 1.
+    assert field.nearest == pytest.approx(0.005, abs=1e-15)
+    assert field.told is None
+
+
 # ------------------------------------------------------------------------------------- without a diffusion
 
 
 @pytest.mark.parametrize("method", ["euler", "heun"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("times", [None, UNEVEN])
-@pytest.mark.parametrize("noise", [{}, {"generator": seeded()}, {"seeds": [1, 2, 3, 4]}], ids=str)
+@pytest.mark.parametrize(
+    "noise",
+    [{}, {"generator": seeded()}, {"seeds": [1, 2, 3, 4]}],
+    ids=lambda given: "".join(given) or "none",
+)
 def test_without_a_diffusion_it_is_the_flow(method, reverse, times, noise):
     rest = {"steps": 9, "times": times}
     flow = ODESampler(method, **rest).sample(ORACLE, starts(), reverse=reverse)
@@ -672,10 +709,24 @@ def test_seeds_and_a_generator_exclude_each_other():
         SDESampler(0.5).sample(ORACLE, starts(), seeds=range(4), generator=seeded())
 
 
-@pytest.mark.parametrize("x", [torch.zeros(3, 2, dtype=torch.long), [[0.0]], None, torch.tensor(1.0)])
+@pytest.mark.parametrize("x", [torch.zeros(3, 2, dtype=torch.long), [[0.0]], None])
 def test_only_floating_points_can_be_carried(x):
     with pytest.raises(TypeError, match="floating-point"):
         SDESampler(0.5).sample(ORACLE, x)
+
+
+def test_points_come_in_batches():
+    with pytest.raises(ValueError, match="single number"):
+        SDESampler(0.5).sample(ORACLE, torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (3, 2, 1)])
+@pytest.mark.parametrize("epsilon", [0.0, 0.5])
+def test_fields_answer_in_the_shape_of_the_points(shape, epsilon):
+    # Of one element, which would be broadcast to both, and in another arrangement.
+    for other in (lambda t, x: x[:, :1], lambda t, x: x.flatten(1).unsqueeze(1)):
+        with pytest.raises(ValueError, match="must answer in the shape of x"):
+            SDESampler(epsilon).sample(Plain(other, other), torch.ones(shape))
 
 
 def test_only_fields_carry_points():

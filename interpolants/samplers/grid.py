@@ -73,6 +73,14 @@ def check_start(field: Any, x: Any) -> None:
         raise ValueError("x must have shape (B, *D); got a single number")
 
 
+def check_answer(answer: Tensor, x: Tensor) -> None:
+    """Raise ValueError unless an answer has the shape of ``x``: one that broadcasts to it would pass."""
+    if answer.shape != x.shape:
+        raise ValueError(
+            f"the field must answer in the shape of x, {tuple(x.shape)}; got {tuple(answer.shape)}"
+        )
+
+
 def state_dtype(x: Tensor) -> torch.dtype:
     """Return the precision of the state: steps in half precision would be lost in it."""
     return torch.promote_types(x.dtype, torch.float32)

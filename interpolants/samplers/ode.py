@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interpolants.fields import Field
 from interpolants.samplers.grid import (
+    check_answer,
     check_start,
     check_steps,
     checked_seeds,
@@ -249,6 +250,7 @@ class _Counted:
         # The guess of a first step and the rounding of a last one may leave [0, 1].
         time = t.clamp(0, 1)
         velocity = self.field.velocity(time, x.to(self.dtype), **self.conditions).to(x.dtype)
+        check_answer(velocity, x)
         # Solvers of scipy may go on for ever with nan; they wait for every value anyway.
         if self.must_be_finite and not torch.isfinite(velocity).all():
             raise FloatingPointError(f"the field is not finite at t = {float(time):.6g}")

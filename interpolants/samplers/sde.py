@@ -21,6 +21,7 @@ from interpolants.fields import Field
 from interpolants.samplers.brownian import Fresh, Seeded, Steps
 from interpolants.samplers.diffusions import Epsilon, as_epsilon
 from interpolants.samplers.grid import (
+    check_answer,
     check_start,
     check_steps,
     checked_seeds,
@@ -196,7 +197,10 @@ class _Motion:
                 )
         # Numbers, unless a learnable diffusion is to be told what the noise has to do with it.
         recording = levels.requires_grad and torch.is_grad_enabled()
-        self.levels: Sequence[float | Tensor] = levels.unbind() if recording else levels.tolist()
+        # The root has no derivative at 0.
+        self.levels: Sequence[float | Tensor] = (
+            [level if level > 0 else 0.0 for level in levels.unbind()] if recording else levels.tolist()
+        )
         self.noisy = bool((levels > 0).any())
         self.nearest = nearest_of(times)
 
@@ -235,10 +239,7 @@ class _Motion:
             nearest=self.nearest,
             **self.conditions,
         )
-        if drift.shape != x.shape:  # One that fits x by broadcasting would pass.
-            raise ValueError(
-                f"the field must answer in the shape of x, {tuple(x.shape)}; got {tuple(drift.shape)}"
-            )
+        check_answer(drift, x)
         scaled = (drift if self.flat else drift.to(y.dtype).reshape(y.shape)) * self._length
         self._kept = (y, u, scaled)
         return scaled

@@ -94,6 +94,15 @@ def test_an_unknown_preset_is_refused_in_one_line(capsys):
     assert "unknown preset 'sde-3d'; known: iadb-2d, sde-2d" in refused(capsys, "train", "sde-3d", *TINY)
 
 
+def test_a_preset_is_a_word_of_its_own_and_the_first(capsys):
+    # As a folder's name it is none, and behind other settings it would come too late for its defaults.
+    assert exit_code("train", "--out", "sde-2d", *TINY) == 0
+    with open("sde-2d/config.json") as file:
+        assert json.load(file)["p0"] == "shipped"
+    capsys.readouterr()
+    assert "write the preset first" in refused(capsys, "train", *TINY, "--out", "run", "sde-2d")
+
+
 def test_a_denoiser_without_latent_noise_is_refused(capsys):
     assert "needs latent noise" in refused(capsys, "train", *TINY, "--learn", "both")
 

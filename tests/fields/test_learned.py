@@ -12,6 +12,7 @@ from interpolants import (
     Interpolant,
     LearnedField,
     Linear,
+    Mirror,
     MixtureOracle,
     Parabolic,
     ProportionalToGamma,
@@ -413,3 +414,9 @@ def test_conversions_hold_close_to_the_ends_where_large_weights_cancel():
     for t in (1 / 128, 127 / 128):
         # The weights are of order 1e4 and their squares' rounding 1e-8.
         torch.testing.assert_close(field.velocity(t, x), oracle.velocity(t, x), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("path", [Mirror(Brownian()), Mirror(Quadratic())], ids=repr)
+def test_a_gaussian_source_that_has_no_part_in_the_path_is_refused(path):
+    with pytest.raises(ValueError, match="gaussian_source says that x0"):
+        LearnedField(path, denoiser=lambda t, x: x, gaussian_source=True)

@@ -56,3 +56,28 @@ def test_wrong_arguments_are_refused():
         Weighted(Velocity(), 1.0)
     with pytest.raises(ValueError, match="needs latent noise"):
         Regression(Linear(), Weighted(Denoiser(), weight))
+
+
+@pytest.mark.parametrize("count", [2, 6])
+def test_a_weight_of_a_joint_target_is_that_of_every_head(count):
+    # Also with as many examples as heads, where a wrong dimension would pass.
+    generator = torch.Generator().manual_seed(0)
+    x0, x1 = (torch.randn(count, 3, dtype=torch.float64, generator=generator) for _ in range(2))
+    heads = {"velocity": Velocity(), "denoiser": Denoiser()}
+    outside = Regression(PATH, Weighted(Joint(**heads), weight))
+    inside = Regression(PATH, Joint(**{name: Weighted(head, weight) for name, head in heads.items()}))
+    draw = inside.draw(x0, x1, generator=generator)
+    values = [
+        loss.evaluate(lambda t, x: {"velocity": x, "denoiser": 2 * x}, draw) for loss in (outside, inside)
+    ]
+    torch.testing.assert_close(*values, rtol=1e-12, atol=1e-12)
+
+
+def test_a_weight_may_be_one_number():
+    x0, x1 = torch.zeros(4, 2), torch.ones(4, 2)
+    assert Regression(Linear(), Weighted(Velocity(), lambda t: 4.0))(lambda t, x: 0 * x, x0, x1) == 8
+
+
+def test_heads_of_heads_are_refused():
+    with pytest.raises(TypeError, match="cannot be Joint itself; both is"):
+        Joint(both=Joint(velocity=Velocity()))

@@ -39,3 +39,18 @@ def test_a_network_of_too_few_channels_is_refused():
 def test_names_that_name_nothing_are_refused(names):
     with pytest.raises(ValueError, match="different names"):
         Heads(Doubled(), names)
+
+
+@pytest.mark.parametrize("dim", [0, 2], ids=["examples", "last"])
+def test_heads_along_another_dimension_are_refused_rather_than_scrambled(dim):
+    class Elsewhere(nn.Module):
+        def forward(self, t, x):
+            return torch.cat([x, 100 + x], dim=dim)
+
+    with pytest.raises(ValueError, match="2 times the channels"):
+        Heads(Elsewhere())(torch.zeros(4), torch.zeros(4, 3, 5))
+
+
+def test_there_may_be_no_examples():
+    heads = Heads(MLP(dim=2, out_dim=4))(torch.zeros(0), torch.zeros(0, 2))
+    assert heads["denoiser"].shape == (0, 2)

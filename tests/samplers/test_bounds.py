@@ -180,3 +180,20 @@ def test_steps_without_a_density_are_refused():
         sde_log_likelihood_bound(ORACLE, x, SOURCE.log_prob, sampler=SDESampler(1.0, "heun"))
     with pytest.raises(TypeError, match=r"sampler must be an? SDESampler"):
         sde_log_likelihood_bound(ORACLE, x, SOURCE.log_prob, sampler=0.5)
+
+
+def test_half_precision_is_refused_where_steps_would_be_lost_in_it():
+    x = torch.zeros(4, 2, dtype=torch.bfloat16)
+    with pytest.raises(TypeError, match="half precision"):
+        sde_log_likelihood_bound(ORACLE, x, SOURCE.log_prob, sampler=SDESampler(0.5))
+
+
+@pytest.mark.parametrize(
+    ("log_prob", "message"),
+    [(None, "must be a function"), (lambda x: x, "one log density per example")],
+    ids=["none", "shape"],
+)
+def test_what_is_no_log_density_is_refused(log_prob, message):
+    x = torch.zeros(2, 2, dtype=torch.float64)
+    with pytest.raises((TypeError, ValueError), match=message):
+        sde_log_likelihood_bound(ORACLE, x, log_prob, sampler=SDESampler(0.5, steps=2))

@@ -6,13 +6,17 @@ import pytest
 import torch
 
 from interpolants import (
+    Affine,
     Brownian,
     Constant,
+    Epsilon,
     LearnedField,
     Linear,
     MixtureOracle,
+    ODESampler,
     ProportionalToGamma,
     SDESampler,
+    SineSquared,
 )
 from interpolants.oracles import GaussianMixture
 
@@ -81,3 +85,55 @@ def test_a_small_error_of_the_denoiser_stays_small(epsilon):
     # An error of 0.01 in the denoiser moves the answer by its integral, 0.01 eps pi, and the steps' error.
     total = 0.01 * moved(epsilon, [k / 256 for k in range(257)])
     assert total == pytest.approx(-0.01 * epsilon.c * math.pi, rel=0.1)
+
+
+def test_gradients_reach_a_learnable_diffusion_through_the_noise_too():
+    class Learnable(torch.nn.Module, Epsilon):
+        def __init__(self, level):
+            super().__init__()
+            self.level = torch.nn.Parameter(torch.tensor(level, dtype=torch.float64))
+
+        def __call__(self, t, path=None):
+            return self.level * torch.ones_like(t)
+
+    # Ornstein and Uhlenbeck's process: the score of N(0, 1) is known.
+    ends = LearnedField(PATH, velocity=lambda t, x: 0 * x, score=lambda t, x: -x)
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
+
+    def total(epsilon):
+        sampler = SDESampler(epsilon, steps=4, differentiable=True)
+        return sampler.sample(ends, x, seeds=range(5)).final.sum()
+
+    epsilon = Learnable(0.7)
+    total(epsilon).backward()
+    with torch.no_grad():
+        difference = (total(Constant(0.7 + 1e-6)) - total(Constant(0.7 - 1e-6))) / 2e-6
+    # Central differences of step 1e-6 in double precision.
+    assert float(epsilon.level.grad) == pytest.approx(float(difference), rel=1e-6)
+
+
+def test_where_equations_cannot_be_solved_to_rounding_it_is_further_in():
+    path = Affine(lambda t: (1 - t) ** 2, lambda t: t**2, SineSquared())
+    mixtures = [
+        GaussianMixture(
+            torch.ones(2, dtype=torch.float64),
+            torch.tensor(means, dtype=torch.float64),
+            torch.ones(2, 1, 1, dtype=torch.float64),
+        )
+        for means in ([[-1.0], [2.0]], [[0.0], [1.0]])
+    ]
+    oracle = MixtureOracle(path, *mixtures)
+    field = LearnedField(path, velocity=oracle.velocity, x1=oracle.x1)
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    for t in (0.99, 0.999, 0.9999, 0.99999, 1.0):
+        # A twentieth at most is the distance moved, in double precision; the scores are of size 2.
+        torch.testing.assert_close(field.score(t, x), oracle.score(t, x), rtol=0, atol=0.1)
+    SDESampler(1.0, steps=16).sample(field, x)
+
+
+@pytest.mark.parametrize(
+    "sampler", [SDESampler(0.5, steps=2), SDESampler(0.5, "srk", steps=2), ODESampler(steps=2)]
+)
+def test_there_may_be_no_points(sampler):
+    assert sampler.sample(field(1.0), torch.zeros(0, 3)).final.shape == (0, 3)
+    assert field(1.0).score(torch.zeros(0), torch.zeros(0, 3)).shape == (0, 3)

@@ -550,3 +550,8 @@ def test_solvers_of_scipy_refuse_to_record_gradients():
     sampler = ODESampler("scipy_solver", differentiable=True)
     with pytest.raises(ValueError, match="record no gradients"):
         sampler.sample(LearnedField(Linear(), velocity=lambda t, x: x), torch.ones(2, 1))
+
+
+def test_an_answer_that_would_only_fit_by_broadcasting_is_refused():
+    with pytest.raises(ValueError, match=r"in the shape of x, \(3, 2\); got \(3, 1\)"):
+        ODESampler(steps=2).sample(Plain(lambda t, x: x[:, :1]), torch.ones(3, 2))

@@ -625,6 +625,34 @@ def test_gradients_are_those_of_finite_differences(method, end_only):
         assert tensor.grad[index].item() == pytest.approx(((up - down) / (2 * h)).item(), rel=1e-7)
 
 
+class Learnable(Epsilon):
+    def __init__(self):
+        self.c = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+
+    def __call__(self, t, path=None):
+        return self.c * t * (1 - t)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_reach_a_diffusion_that_vanishes_at_the_ends(method):
+    epsilon, x = Learnable(), torch.tensor([[0.5, -0.3]], dtype=torch.float64)
+    field = Plain(lambda t, x: torch.sin(x), lambda t, x: -x)
+
+    def loss(differentiable):
+        sampler = SDESampler(epsilon, method, steps=4, differentiable=differentiable)
+        return sampler.sample(field, x, seeds=[3]).final.square().sum()
+
+    loss(differentiable=True).backward()
+    h = 1e-5
+    with torch.no_grad():
+        epsilon.c += h
+        up = loss(differentiable=False)
+        epsilon.c -= 2 * h
+        down = loss(differentiable=False)
+    # h^2 = 1e-10 and rounding 1e-16 / h.
+    assert epsilon.c.grad.item() == pytest.approx(((up - down) / (2 * h)).item(), rel=1e-7)
+
+
 # --------------------------------------------------------------------------------------------------- errors
 
 

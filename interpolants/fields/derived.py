@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -49,6 +50,26 @@ _FREE = (POINT, RATIO)
 _Plan = tuple[Time, Mapping[str, float | Tensor]]
 
 
+class _Grid(NamedTuple):
+    """Plans for many times, in few objects: Python's collector of cycles counts what is kept."""
+
+    sources: tuple[str, ...]
+    places: dict[float, int]
+    at: list[float]
+    weights: list[float]
+
+    def plan(self, time: float) -> _Plan | None:
+        """Return the plan for a time; None when there is none, or the sources do not determine the answer."""
+        k = self.places.get(time)
+        if k is None:
+            return None
+        count = len(self.sources)
+        row = self.weights[k * count : (k + 1) * count]
+        if not all(map(math.isfinite, row)):
+            return None
+        return self.at[k], dict(zip(self.sources, row, strict=True))
+
+
 class DerivedField(Field):
     """A field that knows some quantities, from which :mod:`.conversions` derives the rest.
 
@@ -70,7 +91,7 @@ class DerivedField(Field):
         self._conversions = Conversions(interpolant, known, gaussian_source)
         self._found: dict[Hashable, Combination] = {}
         # What is asked for, when and in which precision: at which time its sources are, and their weights.
-        self._kept: dict[tuple[Hashable, float, torch.dtype, float], _Plan] = {}
+        self._kept: dict[tuple[Hashable, torch.dtype, float], _Grid] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # What is kept is found again; it holds functions that cannot be pickled.
@@ -123,7 +144,8 @@ class DerivedField(Field):
     ) -> Tensor:
         plan = None
         if isinstance(t, float):
-            plan = self._kept.get((_drift(epsilon, reverse), t, x.dtype, nearest))
+            grid = self._kept.get((_drift(epsilon, reverse), x.dtype, nearest))
+            plan = None if grid is None else grid.plan(t)
         if plan is None:
             check_diffusion(epsilon)
             level = epsilon(double(t), self.interpolant)
@@ -163,9 +185,8 @@ class DerivedField(Field):
                 wanted = [(key, self._combination(key, epsilon))]
         # Kept for as long as the sampler runs: an epsilon, or a path, of the user's may change after that.
         self._kept = {
-            (key, time, x.dtype, nearest): plan
+            (key, x.dtype, nearest): self._worked_out(combination, times, x.dtype, nearest)
             for key, combination in wanted
-            for time, plan in self._worked_out(combination, times, x.dtype, nearest).items()
         }
         try:
             yield
@@ -233,9 +254,10 @@ class DerivedField(Field):
             time = float(t)
             if not 0.0 <= time <= 1.0:
                 raise ValueError(f"t must lie in [0, 1]; got {time}")
-            plan = self._kept.get((wanted, time, x.dtype, nearest))
+            grid = self._kept.get((wanted, x.dtype, nearest))
+            plan = None if grid is None else grid.plan(time)
             if plan is None:
-                plan = self._worked_out(combination, [time], x.dtype, nearest).get(time)
+                plan = self._worked_out(combination, [time], x.dtype, nearest).plan(time)
             if plan is None:
                 raise self._undetermined(wanted, f"t = {time:.6g}")
             return plan
@@ -254,20 +276,15 @@ class DerivedField(Field):
 
     def _worked_out(
         self, combination: Combination, times: Sequence[float], dtype: torch.dtype, nearest: float
-    ) -> dict[float, _Plan]:
-        """Return the plan for each time at which the sources determine the answer."""
+    ) -> _Grid:
+        """Return the plans for some times."""
         # The times that a network is told, in the precision of the points.
         exact = torch.tensor(times, dtype=torch.float64).to(dtype).double()
         with torch.no_grad():
             at = self._times(combination, exact, dtype, nearest)
             weights = combination.weights(exact, at)
-        return {
-            time: (where, dict(zip(combination.sources, row, strict=True)))
-            for time, where, row, known in zip(
-                times, at.tolist(), weights.tolist(), weights.isfinite().all(-1).tolist(), strict=True
-            )
-            if known
-        }
+        places = {time: k for k, time in enumerate(times)}
+        return _Grid(combination.sources, places, at.tolist(), weights.reshape(-1).tolist())
 
     def _times(self, combination: Combination, t: Tensor, dtype: torch.dtype, nearest: float) -> Tensor:
         """Return at which times the sources are asked for, in the precision of the points."""

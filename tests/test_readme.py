@@ -78,3 +78,25 @@ def test_every_figure_of_the_readme_is_the_measured_one():
     assert f"(noise: {imports['import torch again (noise)']['ratio']:.2f})" in README
     for name in ("wasserstein2", "wasserstein2_floor"):
         assert f"{results['demo'][name]:.4f}" in README
+    tables = [
+        results["sde"]["tables"][name] for name in ("128 steps of 2048 points", "100 steps of 1000 points")
+    ]
+    for label, name in {
+        **{name: name for name in ("by hand", "by hand again (noise)", "torchsde's default")},
+        "`SDESampler`": "SDESampler",
+        "`SDESampler`, a seed for each point": "SDESampler, a seed for each point",
+    }.items():
+        assert f"| {label} | " + " | ".join(f"{table[name]['ratio']:.2f}" for table in tables) in README
+    tables = [results["likelihood"][f"d = {dim}"]["rows"] for dim in (2, 64)]
+    for label, name in {
+        "`log_likelihood`": "log_likelihood",
+        "`log_likelihood` again (noise)": "log_likelihood again (noise)",
+        "by hand, one product at a time": "by hand",
+        "flow_matching": "flow_matching",
+    }.items():
+        assert f"| {label} | " + " | ".join(f"{table[name]['ratio']:.2f}" for table in tables) in README
+    nats = results["sde_2d"]["negative_log_likelihood"]
+    assert f"{nats['value']:.4f} ± {nats['standard_error']:.4f} nats" in README
+    assert f"in {results['sde_2d']['seconds']:.0f} s the flow's" in README
+    for name, row in results["checkerboard"]["rows"].items():
+        assert f"| {name} | {row['sliced_wasserstein2']:.4f} ± {row['standard_error']:.4f} |" in README

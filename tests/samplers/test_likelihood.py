@@ -15,6 +15,7 @@ from interpolants import (
     MixtureOracle,
     ODESampler,
     Trigonometric,
+    VariancePreserving,
 )
 from interpolants._tensors import exact_divergence, hutchinson_divergence
 from interpolants.gammas import Brownian, Quadratic
@@ -708,3 +709,23 @@ def test_ways_to_a_divergence_are_values_like_others():
     assert repr(Hutchinson(4)) == "Hutchinson(probes=4)"
     with pytest.raises(dataclasses.FrozenInstanceError):
         Hutchinson().probes = 3
+
+
+def test_a_path_whose_weight_has_an_infinite_derivative_at_its_end_is_as_exact():
+    # alpha' of this path is infinite at t = 1; the source is centred, so that the velocity is finite.
+    source = GaussianMixture(
+        torch.tensor([0.5, 0.5], dtype=torch.float64),
+        torch.tensor([[-1.0, 0.5], [1.0, -0.5]], dtype=torch.float64),
+        torch.eye(2, dtype=torch.float64).repeat(2, 1, 1),
+    )
+    target = GaussianMixture(
+        torch.tensor([0.3, 0.7], dtype=torch.float64),
+        torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64),
+        0.5 * torch.eye(2, dtype=torch.float64).repeat(2, 1, 1),
+    )
+    x1 = target.sample(16, generator=torch.Generator().manual_seed(0))
+    sampler = ODESampler("dopri8", rtol=1e-9, atol=1e-9)
+    likelihood = log_likelihood(
+        MixtureOracle(VariancePreserving(), source, target), x1, source.log_prob, sampler=sampler
+    )
+    assert (likelihood.value - target.log_prob(x1)).abs().max() < 1e-6

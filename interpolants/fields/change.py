@@ -1,12 +1,16 @@
 r"""The same transport along another path.
 
-With the same ends and coupling, a point of the other path, :math:`\tilde x = \tilde\alpha x_0 + \tilde\beta
-x_1 + \tilde\gamma z`, is c times a point of the known path at the time t where :math:`(\tilde\alpha,
-\tilde\beta, \tilde\gamma) = c\,(\alpha, \beta, \gamma)(t)`: so it has the same posterior means of x0, x1 and
-z, and its score is s(t, x)/c. When the source is N(0, Id), independent of the target, all noise is one
-Gaussian, :math:`\alpha x_0 + \gamma z = \sigma n` with :math:`\sigma^2 = \alpha^2 + \gamma^2`, and it is
-enough that :math:`(\tilde\sigma, \tilde\beta) = c\,(\sigma, \beta)(t)`; then :math:`E[x_0] = (\alpha /
-\sigma) E[n]` and :math:`E[z] = (\gamma / \sigma) E[n]`.
+With the same ends and coupling, a point of the other path,
+
+.. math:: \tilde x = \tilde\alpha x_0 + \tilde\beta x_1 + \tilde\gamma z,
+
+is c times a point of the known path at the time t where
+:math:`(\tilde\alpha, \tilde\beta, \tilde\gamma) = c\,(\alpha, \beta, \gamma)(t)`: so it has the same
+posterior means of x0, x1 and z, and its score is s(t, x)/c. When the source is N(0, Id), independent of the
+target, all noise is one Gaussian, :math:`\alpha x_0 + \gamma z = \sigma n` with
+:math:`\sigma^2 = \alpha^2 + \gamma^2`, and it is enough that
+:math:`(\tilde\sigma, \tilde\beta) = c\,(\sigma, \beta)(t)`; then
+:math:`E[x_0] = (\alpha / \sigma) E[n]` and :math:`E[z] = (\gamma / \sigma) E[n]`.
 """
 
 from __future__ import annotations

@@ -177,8 +177,8 @@ class Combination:
         known = torch.isfinite(error)
         if not known.any():
             return 0.0
-        # Where the equations cannot be solved to rounding at all, it is further in that they can.
-        mild = bool(known[0]) and bool(error[0] <= 16 * error[known][-1])
+        # Where the equations cannot be solved to rounding at all, and the error is nan, they can further in.
+        mild = bool(error[0] <= 16 * error[known][-1])
         if mild and self._answered(torch.full_like(distance[:1], end)):
             return 0.0
         best = torch.where(known, torch.maximum(error, distance), torch.inf)

@@ -36,9 +36,8 @@ class Guided(Field):
     Args:
         conditional: The field to follow, :math:`f_c`.
         unconditional: The field to leave, :math:`f_u`: the same without its condition, or a worse one.
-        scale: The scale w: 0 is the unconditional field, 1 the conditional one, more exaggerates. A number,
-            or a
-            function of time (a float in [0, 1]) for guidance in part of it.
+        scale: The scale w: 0 is the unconditional field, 1 the conditional one, more exaggerates. A
+            number, or a function of time (a float in [0, 1]) for guidance in part of it.
         null: Conditions of the unconditional field in place of those given, by name: with one network for
             both, the label that stands for none.
 

@@ -107,7 +107,7 @@ class ODESampler:
             x: Starting points, shape ``(B, *D)``: of the source, or of the target in reverse.
             reverse: Whether to run from t = 1 to t = 0.
             generator: Not used: the flow is deterministic. Accepted so that samplers can be exchanged.
-            seeds: Not used, likewise.
+            seeds: Not used, likewise, but checked as a sampler with noise checks them.
             **conditions: Passed to the field.
 
         Returns:
@@ -115,7 +115,8 @@ class ODESampler:
 
         Raises:
             TypeError: When ``field`` is no Field or ``x`` no floating-point tensor.
-            ValueError: When gradients are asked of a solver of scipy.
+            ValueError: When gradients are asked of a solver of scipy, the field answers in another shape, or
+                there is not one seed for each example.
             RuntimeError: When an adaptive method cannot reach its tolerance, as where the field is not
                 finite.
         """

@@ -50,9 +50,10 @@ class SDESampler:
     r"""Carries points along the SDE with the interpolant's marginals, in either direction.
 
     All :math:`\epsilon` share the marginals when velocity and score are exact; with :math:`\epsilon = 0`
-    this is the ODE and needs no score. The last step is like all others: it adds noise of variance :math:`2
-    \epsilon h`, so that with a constant :math:`\epsilon` sharp edges of the target are blurred by that; an
-    :math:`\epsilon` that falls to 0 at t = 1 (:class:`Parabolic`, :class:`ProportionalToGamma`) does not.
+    this is the ODE and needs no score. The last step is like all others: it adds noise of variance
+    :math:`2 \epsilon h`, so that with a constant :math:`\epsilon` sharp edges of the target are blurred by
+    that; an :math:`\epsilon` that falls to 0 at t = 1 (:class:`Parabolic`, :class:`ProportionalToGamma`)
+    does not.
 
     Args:
         epsilon: The diffusion: an object such as ``Constant(0.5)`` or ``ProportionalToGamma(1.0)``, a
@@ -118,6 +119,7 @@ class SDESampler:
             seeds: A seed for each example, shape ``(B,)``, in place of the generator. An example's path then
                 depends on its seed and starting point alone, not on the batch, and the same seed with twice
                 the steps refines the same Brownian path, whatever the method.
+                All increments lie in memory at once, 8 bytes for each step and element in single precision.
             **conditions: Passed to the field.
 
         Returns:

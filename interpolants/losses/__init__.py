@@ -1,6 +1,6 @@
 """What a network is asked to learn, from which times, and how it is measured."""
 
-from interpolants.losses.objectives import Draw, Estimate, Loss, Quadratic, Regression
+from interpolants.losses.objectives import Draw, Estimate, Loss, Quadratic, Regression, Shard
 from interpolants.losses.targets import X0, X1, Denoiser, Joint, Score, Target, Velocity, Weighted
 from interpolants.losses.times import Beta, Importance, LogitNormal, Stratified, TimeLaw, Uniform
 from interpolants.losses.weights import InverseVariance
@@ -20,6 +20,7 @@ __all__ = [
     "Quadratic",
     "Regression",
     "Score",
+    "Shard",
     "Stratified",
     "Target",
     "TimeLaw",

@@ -16,7 +16,7 @@ import abc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, Protocol, final
 
 import torch
 from torch import Tensor
@@ -46,6 +46,24 @@ class Draw(NamedTuple):
     x0: Tensor
     x1: Tensor
     z: Tensor | None
+
+
+class Shard(Protocol):
+    """This process's part of a minibatch that several processes share, in rows of equal number.
+
+    Attributes:
+        index: Which part this process has, from 0.
+        count: How many there are.
+    """
+
+    @property
+    def index(self) -> int: ...  # noqa: D102
+
+    @property
+    def count(self) -> int: ...  # noqa: D102
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the rows of all processes, in their order, from ``(B, *D)`` to ``(count B, *D)``."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +156,31 @@ class Loss(abc.ABC):
         """Return the loss of each example, shape ``(B,)``; arguments as for calling the loss."""
         return self.evaluate(network, self.draw(x0, x1, generator=generator), **conditions)
 
-    def draw(self, x0: Tensor, x1: Tensor, *, generator: torch.Generator | None = None) -> Draw:
-        """Return the coupled pairs with fresh times and latent noise: all the randomness there is."""
+    def draw(
+        self, x0: Tensor, x1: Tensor, *, generator: torch.Generator | None = None, shard: Shard | None = None
+    ) -> Draw:
+        """Return the coupled pairs with fresh times and latent noise: all the randomness there is.
+
+        Args:
+            x0: Source points, shape ``(B, *D)``.
+            x1: Target points, shape ``(B, *D)``.
+            generator: Where times, latent noise and a random coupling are drawn from.
+            shard: Where several processes share a minibatch, the part of it that ``x0`` and ``x1`` are. With
+                generators in one state on all of them, every process draws for the whole minibatch and
+                keeps its rows, so that together they have what one process would have drawn.
+        """
         check_alike(x0, x1)
+        if shard is None or shard.count == 1:
+            return self._draw(x0, x1, generator)
+        mine = slice(shard.index * len(x0), (shard.index + 1) * len(x0))
+        if isinstance(self.coupling, Independent):  # The rows of the others are not looked at.
+            rows = (shard.count * len(x0), *x0.shape[1:])
+            whole = self._draw(x0.new_empty(1).expand(rows), x1.new_empty(1).expand(rows), generator)
+            return Draw(whole.t[mine], x0, x1, None if whole.z is None else whole.z[mine])
+        whole = self._draw(shard.gather(x0), shard.gather(x1), generator)
+        return Draw(*(None if part is None else part[mine] for part in whole))  # type: ignore[arg-type]
+
+    def _draw(self, x0: Tensor, x1: Tensor, generator: torch.Generator | None) -> Draw:
         if not isinstance(self.coupling, Independent):
             pairs = self.coupling.pair(x0, x1, generator=generator)
             x0, x1 = pairs.x0, pairs.x1

@@ -75,7 +75,8 @@ class MLP(nn.Module):
                 f"this network takes x of shape (B, *D) with {self.dim} elements a row; got {tuple(x.shape)}"
             )
         answer: Tensor = self.layers(torch.cat([rows, self._features(t.to(x.dtype))], dim=1))
-        return answer.view(x.shape) if answer.shape[1] == self.dim else answer
+        # Not a view where none is needed: modules that are shared out should not answer with one.
+        return answer.view(x.shape) if x.ndim > 2 and answer.shape[1] == self.dim else answer
 
     def _features(self, t: Tensor) -> Tensor:
         time = t.unsqueeze(1)

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from interpolants.losses import Draw, Loss
-
-Optimizers = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-
-# Their update treats every element alike, so all parameters may be laid end to end in one.
-_ELEMENTWISE = (
-    torch.optim.Adam,
-    torch.optim.AdamW,
-    torch.optim.SGD,
-    torch.optim.RMSprop,
-    torch.optim.NAdam,
-    torch.optim.RAdam,
-    torch.optim.Adamax,
-    torch.optim.Adagrad,
-    torch.optim.Adadelta,
+from interpolants.training.averages import Average
+from interpolants.training.checkpoints import Checkpoints
+from interpolants.training.engine import Alone, Engine, Optimizers
+from interpolants.training.finite import FiniteGuard, NonFiniteLoss, statistics
+from interpolants.training.randomness import global_states, restore_global_states
+from interpolants.training.state import (
+    check_finite,
+    module_state,
+    optimizer_state,
+    restore_module,
+    restore_optimizer,
+    to_json,
 )
+from interpolants.training.steps import CompiledStep, EagerStep, Objective, Part, StepMaker
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,39 +37,65 @@ class Step:
 
     Attributes:
         index: How many steps have been made, from 1.
-        loss: The loss of its minibatch before the step, a detached ``()`` tensor; ``float(step.loss)``
-            waits for the device.
+        loss: The loss of its minibatch before the step, a detached ``()`` tensor, the mean over all
+            processes; ``float(step.loss)`` waits for the device.
+        gradient_norm: The norm of the gradient before clipping, ``()``; None without clipping.
+        skipped: Whether the weights were left as they were, since the loss was not finite.
     """
 
     index: int
     loss: Tensor
+    gradient_norm: Tensor | None = None
+    skipped: bool = False
 
 
 class Trainer:
     """Trains a network: ``for step in trainer:`` makes one step at a time and yields its figures.
 
     Logging, evaluation and early stopping are the body of the loop. Iterating again after the end or a
-    ``break`` continues from the step reached.
+    ``break`` continues from the step reached. :meth:`save` and :meth:`resume` carry a training over the
+    end of its process: on a CPU, in one process, the weights are then bit for bit those of a training that
+    was never stopped.
 
     Args:
         network: The network, called as ``network(t, x, **conditions)``; it is trained in place.
         loss: The objective, such as ``Regression(Linear())``.
         batches: Minibatches ``(x0, x1)`` or ``(x0, x1, conditions)`` with a mapping of conditions; begun
-            again when they run out before the steps do.
+            again when they run out before the steps do. With several processes, each gives its own rows, as
+            many as the others. With ``state_dict`` and ``load_state_dict`` they are continued where they
+            stopped, else by going through those already used.
         steps: How many steps to make.
         optimizer: Makes the optimiser from the parameters; Adam with learning rate 1e-3 by default, in
             one fused kernel.
-        generator: Where times, latent noise and random couplings are drawn from.
+        generator: Where times, latent noise and random couplings are drawn from; with several processes, in
+            the same state on all.
         compile: Whether to compile the whole step, forward, backward and optimiser, into one graph (the
             optimiser stays outside unless it is one of torch's elementwise ones, such as Adam). It pays
             for small networks, whose time goes into launching operations; the first step takes seconds
             to tens of seconds and needs a C++ compiler. Parameters are then laid end to end in one
-            buffer, which the network's own become views of. A last, smaller minibatch compiles anew.
+            buffer, which the network's own become views of. A last, smaller minibatch compiles anew. With an
+            ``engine``, forward and backward are compiled, and the optimiser is its own fused kernel.
+        engine: Where to run: :class:`~interpolants.training.Accelerated` for several processes, several
+            devices or mixed precision; by default this process alone, on the network's own device.
+        schedule: The factor of the learning rate as a function of the number of steps made, such as
+            :class:`~interpolants.training.WarmUp`.
+        accumulate: Minibatches in a step, whose gradients are averaged.
+        clip: The largest norm of the gradient; longer ones are scaled down to it.
+        averages: Decays of exponential moving averages of the weights, found in :attr:`averages` by decay.
+        skip_non_finite: How many steps with a loss (or clipped gradient) that is not finite may be skipped in
+            all before the training stops; on an accelerator that costs a wait in every step.
+
+    Attributes:
+        index: How many steps have been made.
+        averages: The averaged networks by decay, each called like the network.
+        optimizer: The optimiser.
 
     Raises:
+        NonFiniteLoss: From a step, when the loss is not finite: with the step, the statistics of its
+            minibatch and the last checkpoint. On a GPU it may come one step late.
         RuntimeError: At the first step, when it cannot be compiled, as with BatchNorm's batch counter.
         TypeError: When ``optimizer`` is an optimiser rather than what makes one.
-        ValueError: When ``steps`` is negative, there is nothing to train, or the batches are empty.
+        ValueError: When a number is out of range, there is nothing to train, or the batches are empty.
 
     Example:
         >>> from interpolants import MLP, Linear, Regression
@@ -90,9 +118,14 @@ class Trainer:
         optimizer: Optimizers | None = None,
         generator: torch.Generator | None = None,
         compile: bool = False,  # noqa: A002 - torch's own word
+        engine: Engine | None = None,
+        schedule: Callable[[int], float] | None = None,
+        accumulate: int = 1,
+        clip: float | None = None,
+        averages: Sequence[float] = (),
+        skip_non_finite: int = 0,
     ) -> None:
-        if steps < 0:
-            raise ValueError(f"steps must not be negative; got {steps}")
+        _check(steps=steps, accumulate=accumulate, clip=clip, skip_non_finite=skip_non_finite)
         self.network = network
         self.loss = loss
         self.steps = steps
@@ -100,32 +133,186 @@ class Trainer:
         self.index = 0
         self._batches = batches
         self._iterator: Iterator[tuple[Any, ...]] | None = None
+        self._engine = Alone() if engine is None else engine
+        self._accumulate = accumulate
         if isinstance(optimizer, torch.optim.Optimizer):
             name = type(optimizer).__name__
             raise TypeError(
                 f"optimizer must make the optimiser from the parameters, such as "
                 f"functools.partial(torch.optim.{name}, lr=1e-3); got one that is made already"
             )
-        objective = _Objective(network, loss)
+        self._objective = objective = Objective(network, loss)
         if not any(p.requires_grad for p in objective.parameters()):
             raise ValueError("the network has no parameters to train")
+        whole_step = compile and isinstance(self._engine, Alone)
+        if whole_step and skip_non_finite:
+            raise ValueError("a step compiled into one graph cannot be skipped; use compile=False")
         if optimizer is None:  # A fused kernel is the faster one by itself, but closed to the compiler.
-            optimizer = partial(torch.optim.Adam, lr=1e-3, fused=not compile)
-        self._step = (_compiled if compile else _eager)(objective, optimizer)
+            optimizer = partial(torch.optim.Adam, lr=1e-3, fused=not whole_step)
+        # Copies, so before the network is compiled or shared out.
+        self.averages = {decay: Average(network, decay) for decay in averages}
+        self._step: StepMaker
+        if whole_step:
+            self._step = CompiledStep(
+                objective,
+                optimizer if schedule is None else _with_tensor_rates(optimizer),
+                accumulate=accumulate,
+                clip=clip,
+            )
+        else:
+            self._step = EagerStep(
+                objective, optimizer, self._engine, accumulate=accumulate, clip=clip, compile=compile
+            )
+        for average in self.averages.values():
+            average.to(next(objective.parameters()).device)
+            self._engine.shard(average.module)
+        self.optimizer = self._step.optimizer
+        self._schedule = schedule
+        self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._guard = FiniteGuard(skip_non_finite)
+        self._last_checkpoint: Path | None = None
 
     def __iter__(self) -> Iterator[Step]:
         return self
 
     def __next__(self) -> Step:
         if self.index >= self.steps:
+            self._guard.settle()
             raise StopIteration
-        batch = self._next_batch()
-        x0, x1 = batch[0], batch[1]
-        conditions: Mapping[str, Any] = batch[2] if len(batch) > 2 else {}
-        draw = self.loss.draw(x0, x1, generator=self.generator)
-        loss = self._step(draw, conditions)
+        self._set_rates()
+        accepted = True
+        draws: list[Draw] = []
+
+        def accept(loss: Tensor, norm: Tensor | None) -> bool:
+            nonlocal accepted
+            try:
+                accepted = self._guard.accept(self.index + 1, loss, norm)
+            except NonFiniteLoss as error:
+                raise self._explained(error, draws, norm) from None
+            return accepted
+
+        loss, norm = self._step(self._parts(draws), accept)
         self.index += 1
-        return Step(self.index, loss)
+        if accepted:
+            for average in self.averages.values():
+                average.update_parameters(self._objective.network)
+        return Step(self.index, loss, norm, not accepted)
+
+    def save(
+        self,
+        checkpoints: Checkpoints,
+        *,
+        figure: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Path:
+        """Write everything that is needed to go on from here; with several processes, all of them must ask.
+
+        Args:
+            checkpoints: Where to.
+            figure: How good the network is, the lower the better: the best checkpoint is kept.
+            metadata: More text to write with it, such as the configuration.
+
+        Returns:
+            The file.
+
+        Raises:
+            OSError: When it cannot be written; the checkpoints before are left as they are.
+            ValueError: When a weight is not finite: such a state is not written.
+        """
+        self._guard.settle()
+        tensors, text = self.state()
+        check_finite(tensors)
+        path = checkpoints.path(self.index)
+        failure: OSError | None = None
+        if self._engine.index == 0:
+            try:
+                checkpoints.save(self.index, tensors, {**(metadata or {}), "training": text}, figure=figure)
+            except OSError as error:
+                failure = error
+        if self._engine.agree(failure is not None):
+            raise failure or OSError(f"process 0 could not write {path}")
+        self._last_checkpoint = path
+        return path
+
+    def resume(self, checkpoints: Checkpoints) -> int:
+        """Go on from the last whole checkpoint, if there is one, and return the step reached.
+
+        A damaged checkpoint is passed over with a warning that names it and the one used in its place.
+
+        Args:
+            checkpoints: Where :meth:`save` wrote them.
+
+        Raises:
+            ValueError: When they are of another network or optimiser, or all are damaged.
+        """
+        found = checkpoints.latest()
+        if found is None:
+            return self.index
+        tensors, metadata, path = found
+        if "training" not in metadata:
+            raise ValueError(f"{path} holds no state of a training")
+        self.restore(tensors, metadata["training"])
+        self._last_checkpoint = path
+        return self.index
+
+    def state(self) -> tuple[dict[str, Tensor], str]:
+        """Return everything that is needed to go on from here: tensors by name, and the rest as JSON.
+
+        Weights are under ``objective/network.``, averages under ``average/DECAY/``.
+        """
+        tensors = module_state("objective", self._objective)
+        for decay, average in self.averages.items():
+            tensors |= module_state(f"average/{decay!r}", average.module)
+        of_optimizer, rest = optimizer_state(self.optimizer)
+        tensors |= of_optimizer
+        for name, value in global_states(self._device).items():
+            tensors[f"random/{name}"] = self._engine.gather(value.unsqueeze(0).to(self._device))
+        if self.generator is not None:
+            tensors["random/generator"] = self.generator.get_state()
+        values = {
+            "step": self.index,
+            "skipped": self._guard.skipped,
+            "updates": [average.updates for average in self.averages.values()],
+            "batches": self._batches_state(),
+            "processes": self._engine.count,
+            "engine": self._engine.state(),
+            "optimizer": rest,
+        }
+        return {name: value.cpu() for name, value in tensors.items()}, to_json(values)
+
+    def restore(self, tensors: Mapping[str, Tensor], text: str) -> None:
+        """Go on from what :meth:`state` returned.
+
+        Raises:
+            ValueError: When it is of another network or optimiser.
+        """
+        values = json.loads(text)
+        restore_module("objective", self._objective, tensors)
+        for (decay, average), updates in zip(self.averages.items(), values["updates"], strict=False):
+            restore_module(f"average/{decay!r}", average.module, tensors)
+            average.n_averaged.fill_(updates)
+            average.updates = updates
+        restore_optimizer(self.optimizer, tensors, values["optimizer"])
+        self.index = values["step"]
+        self._guard.skipped = values["skipped"]
+        self._engine.restore(values["engine"])
+        self._iterator = None
+        self._restore_batches(values["batches"])
+        if self.generator is not None and "random/generator" in tensors:
+            self.generator.set_state(tensors["random/generator"])
+        self._restore_global_states(tensors, values["processes"])
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._objective.parameters()).device
+
+    def _parts(self, draws: list[Draw]) -> Iterator[Part]:
+        while True:
+            batch = self._next_batch()
+            conditions: Mapping[str, Any] = batch[2] if len(batch) > 2 else {}
+            draw = self.loss.draw(batch[0], batch[1], generator=self.generator, shard=self._engine)
+            draws.append(draw)
+            yield Part(draw, conditions)
 
     def _next_batch(self) -> tuple[Any, ...]:
         for _ in range(2):
@@ -136,101 +323,62 @@ class Trainer:
             self._iterator = None
         raise ValueError("batches gave no minibatch: they are empty, or an iterator that has run out")
 
+    def _set_rates(self) -> None:
+        if self._schedule is None:
+            return
+        factor = self._schedule(self.index)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(factor * rate)
+            else:
+                group["lr"] = factor * rate
 
-class _Objective(nn.Module):
-    """The mean loss of given draws, with everything trainable as submodules: what the path learns too."""
+    def _explained(self, error: NonFiniteLoss, draws: list[Draw], norm: Tensor | None) -> NonFiniteLoss:
+        figures = statistics(self._objective, draws, norm)
+        return NonFiniteLoss(error.step, figures, self._last_checkpoint)
 
-    def __init__(self, network: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.network = network
-        self.loss = loss
-        self.path = nn.ModuleDict(loss.interpolant.modules_to_train())
+    def _batches_state(self) -> Any:
+        state_dict = getattr(self._batches, "state_dict", None)
+        return None if state_dict is None else state_dict()
 
-    def forward(self, draw: Draw, conditions: Mapping[str, Any]) -> Tensor:
-        return self.loss.evaluate(self.network, draw, **conditions).mean()
+    def _restore_batches(self, state: Any) -> None:
+        if state is not None:
+            self._batches.load_state_dict(state)  # type: ignore[attr-defined]
+            return
+        for _ in range(self.index * self._accumulate):
+            self._next_batch()
 
-
-_StepFunction = Callable[[Draw, Mapping[str, Any]], Tensor]
-
-
-def _eager(objective: _Objective, optimizers: Optimizers) -> _StepFunction:
-    optimizer = optimizers([p for p in objective.parameters() if p.requires_grad])
-
-    def step(draw: Draw, conditions: Mapping[str, Any]) -> Tensor:
-        optimizer.zero_grad()
-        loss: Tensor = objective(draw, conditions)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        return loss.detach()
-
-    return step
-
-
-def _compiled(objective: _Objective, optimizers: Optimizers) -> _StepFunction:
-    named = {name: p for name, p in objective.named_parameters() if p.requires_grad}
-    leaves = list(named.values())
-    laid = _treats_alike(optimizers(leaves), leaves)
-    if laid:
-        leaves = [_laid_end_to_end(leaves)]
-    optimizer = optimizers(leaves)
-    for leaf in leaves:
-        leaf.grad = torch.zeros_like(leaf)
-    in_graph = type(optimizer) in _ELEMENTWISE
-    for group in optimizer.param_groups:  # A hand-fused kernel is closed to the compiler, which fuses anyway.
-        if group.get("fused"):
-            group["fused"] = None
-    # Without the wrappers for hooks and gradient modes, which would break the graph.
-    optimizer_step = inspect.unwrap(type(optimizer).step)
-
-    def value(leaves: list[Tensor], draw: Draw, conditions: Mapping[str, Any]) -> Tensor:
-        parts = _parts(leaves[0], list(named.values())) if laid else leaves
-        weights = dict(zip(named, parts, strict=True))
-        return cast("Tensor", torch.func.functional_call(objective, weights, (draw, conditions)))
-
-    @torch.compile(fullgraph=True, dynamic=False)
-    def graph(draw: Draw, conditions: Mapping[str, Any]) -> Tensor:
-        gradients, loss = torch.func.grad_and_value(value)(list(leaves), draw, conditions)
-        for leaf, gradient in zip(leaves, gradients, strict=True):
-            assert leaf.grad is not None
-            leaf.grad.copy_(gradient)
-        if in_graph:
-            optimizer_step(optimizer)
-        return cast("Tensor", loss)
-
-    def step(draw: Draw, conditions: Mapping[str, Any]) -> Tensor:
-        with torch.no_grad():  # The gradient is taken inside the graph; none is recorded around it.
-            try:
-                loss: Tensor = graph(draw, conditions)
-            except torch._dynamo.exc.TorchDynamoException as error:
-                reason = str(error).strip().splitlines()[0]
-                raise RuntimeError(
-                    f"this training step cannot be compiled into one graph ({reason}); use compile=False"
-                ) from error
-        if not in_graph:
-            optimizer.step()
-        return loss
-
-    return step
+    def _restore_global_states(self, tensors: Mapping[str, Tensor], processes: int) -> None:
+        if processes != self._engine.count:
+            warnings.warn(
+                f"the checkpoint was written by {processes} processes and there are {self._engine.count}: "
+                "what draws from the global generators, such as dropout, goes on with other numbers",
+                stacklevel=3,
+            )
+            return
+        names = [name for name in tensors if name.startswith("random/") and name != "random/generator"]
+        own = {name.removeprefix("random/"): tensors[name][self._engine.index].clone() for name in names}
+        restore_global_states(own, self._device)
 
 
-def _treats_alike(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> bool:
-    """Return whether the optimiser updates every element of every parameter by one rule of its own."""
-    # A subclass may look at whole tensors, groups at single ones; both need the parameters as they are.
-    return (
-        type(optimizer) in _ELEMENTWISE
-        and len(optimizer.param_groups[0]["params"]) == len(parameters)
-        and len({(p.dtype, p.device) for p in parameters}) == 1
-    )
+def _with_tensor_rates(optimizers: Optimizers) -> Optimizers:
+    """Return optimisers whose learning rates are tensors: a number would be compiled into the graph."""
+
+    def make(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        optimizer = optimizers(parameters)
+        for group in optimizer.param_groups:
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32)
+        return optimizer
+
+    return make
 
 
-def _laid_end_to_end(parameters: list[nn.Parameter]) -> nn.Parameter:
-    """Return one parameter with all elements, of which the given ones become views."""
-    flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
-    for parameter, part in zip(parameters, _parts(flat.detach(), parameters), strict=True):
-        parameter.data = part
-    return flat
-
-
-def _parts(flat: Tensor, like: list[nn.Parameter]) -> list[Tensor]:
-    parts = torch.split(flat, [p.numel() for p in like])
-    return [part.view(p.shape) for part, p in zip(parts, like, strict=True)]
+def _check(*, steps: int, accumulate: int, clip: float | None, skip_non_finite: int) -> None:
+    if steps < 0:
+        raise ValueError(f"steps must not be negative; got {steps}")
+    if accumulate < 1:
+        raise ValueError(f"accumulate must be at least 1; got {accumulate}")
+    if clip is not None and not 0 < clip < math.inf:
+        raise ValueError(f"clip must be positive; got {clip}")
+    if skip_non_finite < 0:
+        raise ValueError(f"skip_non_finite must not be negative; got {skip_non_finite}")

@@ -50,7 +50,7 @@ def test_a_pickle_is_refused_unexecuted(tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="no checkpoint of interpolants"):
+    with pytest.raises(ValueError, match="no checkpoint of this version of interpolants"):
         load_checkpoint(tmp_path / "other.safetensors")
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         load_checkpoint(tmp_path / "none.safetensors")

@@ -1,6 +1,7 @@
 """From a field to samples, and to their densities."""
 
 from interpolants.samplers.bounds import Bound, kl_bound, sde_log_likelihood_bound
+from interpolants.samplers.ddim import DDIMSampler
 from interpolants.samplers.diffusions import (
     Constant,
     Epsilon,
@@ -25,6 +26,7 @@ from interpolants.samplers.trajectory import Trajectory
 __all__ = [
     "Bound",
     "Constant",
+    "DDIMSampler",
     "Divergence",
     "Epsilon",
     "Exact",

@@ -19,7 +19,8 @@ from interpolants.cli.usage import (
     explained,
     interrupts_noted,
 )
-from interpolants.config import PRESETS, Config, generator_of, imported_interpolant, sampler_of
+from interpolants.config import IMAGE_PRESETS, PRESETS, Config, generator_of, imported_interpolant, sampler_of
+from interpolants.training import NonFiniteLoss
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,21 @@ class _Training(Config):
         return Config(**{name: getattr(self, name) for name in Config.__dataclass_fields__})
 
     def _trained(self, run: Run) -> bool:
+        diverged: NonFiniteLoss | None = None
         with interrupts_noted() as stop:
-            finished = run.train(stop)
-            if run.steps_done == 0:
+            try:
+                finished = run.train(stop)
+            except NonFiniteLoss as error:
+                diverged, finished = error, False
+            if run.steps_done == 0 and diverged is None:
                 print("interrupted before the first step: nothing was learned or written", file=sys.stderr)
                 return False
             checkpoint = run.save(self.out)
+        if diverged is not None:
+            raise UsageError(
+                f"the training diverged: the loss of step {diverged.step} is not finite; try a smaller "
+                f"--learning-rate. The checkpoint is in {self.out}"
+            )
         if not finished:
             print(
                 f"interrupted after {run.steps_done} steps; what was learned is in {checkpoint}",
@@ -113,7 +123,9 @@ class Train(_Training):
         """Run the command and return its exit code."""
         with explained():
             if self.preset not in PRESETS:
-                raise ValueError(f"unknown preset {self.preset!r}; known: {', '.join(PRESETS)}")
+                raise ValueError(
+                    f"unknown preset {self.preset!r}; known: {', '.join((*PRESETS, *IMAGE_PRESETS))}"
+                )
         run = self._prepared()
         if not self._trained(run):
             return 130
@@ -173,27 +185,41 @@ class Demo(_Training):
 
 @dataclass(frozen=True)
 class Sample:
-    """Carry new points with a trained network.
+    """Carry new points, or draw new images, with a trained network.
 
     Example: interpolants sample runs/demo/checkpoint.safetensors --n 10000
 
+    Example: interpolants sample runs/digits --n 50000 --out digits.npz
+
     Attributes:
         checkpoint: The checkpoint, or the run folder it is in.
-        n: How many points.
-        method: euler, heun, midpoint, rk4, dopri5, ...
+        n: How many points or images.
+        method: euler, heun, midpoint, rk4, dopri5, ...; ddim for images.
         steps: Steps along the flow.
-        reverse: From p1 to p0.
+        reverse: From p1 to p0; points only.
+        sde: Images by an SDE: epsilon as a number, gamma:C or alpha:C.
+        label: Images of this class only.
+        guidance: Scale of classifier-free guidance.
+        weights: Of images: averaged, last, or the decay of an average.
+        batch_size: Images to draw at once.
         seed: Fixes the starting points.
         device: auto, cpu, cuda, ...
-        out: File for the points, with arrays x0 and x1.
-        overwrite: Replace the file that is there.
+        out: File for points (arrays x0 and x1) or images (images, labels), or
+            a folder for images.
+        overwrite: Replace what is there.
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
-    n: int = 2_048
+    # A launcher such as torchrun takes --n for a short form of its own options.
+    n: Annotated[int, tyro.conf.arg(aliases=("--number",))] = 2_048
     method: str = "euler"
     steps: int = 128
     reverse: bool = False
+    sde: str = ""
+    label: int | None = None
+    guidance: float = 1.0
+    weights: str = "averaged"
+    batch_size: int = 256
     seed: int = 0
     device: str = "auto"
     out: Path = Path("samples.npz")
@@ -201,17 +227,35 @@ class Sample:
 
     def run(self) -> int:
         """Run the command and return its exit code."""
+        from interpolants.cli.image_runs import is_image_run
+
+        with explained():
+            for flag, number in (("--n", self.n), ("--steps", self.steps), ("--batch-size", self.batch_size)):
+                if number < 1:
+                    raise ValueError(f"{flag} must be at least 1; got {number}")
+        return self._draw_images() if is_image_run(self.checkpoint) else self._carry_points()
+
+    def _draw_images(self) -> int:
+        from interpolants.cli.images import sample_images
+
+        if self.reverse:
+            raise UsageError("--reverse carries points back; images are only drawn")
+        settings = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        del settings["reverse"]
+        return sample_images(settings.pop("checkpoint"), **settings)
+
+    def _carry_points(self) -> int:
         import dataclasses
         import os
 
         import numpy as np
 
+        for name in ("sde", "label", "guidance", "weights"):
+            if getattr(self, name) != getattr(Sample, name):
+                raise UsageError(f"--{name} is for runs towards images; {self.checkpoint} is none")
         path = self.checkpoint / CHECKPOINT if self.checkpoint.is_dir() else self.checkpoint
         out = self.out
         with explained():
-            for flag, number in (("--n", self.n), ("--steps", self.steps)):
-                if number < 1:
-                    raise ValueError(f"{flag} must be at least 1; got {number}")
             if out.suffix != ".npz":
                 raise ValueError(f"--out must end in .npz; got {out}")
             if out.exists() and not self.overwrite:

@@ -160,10 +160,12 @@ class Run:
         self.loss_every = max(1, config.steps // 4096)
         kept: list[Tensor] = []
         started = time.perf_counter()
-        self._make_steps(trainer, kept, stop, rate)
-        self.seconds = time.perf_counter() - started
-        self.losses = torch.stack(kept).tolist() if kept else []
-        self.steps_done = trainer.index
+        try:
+            self._make_steps(trainer, kept, stop, rate)
+        finally:
+            self.seconds = time.perf_counter() - started
+            self.losses = torch.stack(kept).tolist() if kept else []
+            self.steps_done = trainer.index
         return trainer.index == config.steps
 
     def _make_steps(

@@ -85,6 +85,41 @@ def interrupts_noted() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, signal.SIG_IGN if asked.is_set() else before)
 
 
+class Stop:
+    """Whether the user or the system has asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """0 when the system stopped an orderly run, 130 after Ctrl-C."""
+        return 130 if self.signal == signal.SIGINT else 0
+
+    def note(self, number: int, _: object = None) -> None:
+        """Remember the first signal."""
+        self.signal = number if self.signal is None else self.signal
+
+
+@contextmanager
+def stops_noted() -> Iterator[Stop]:
+    """Turn Ctrl-C and SIGTERM, however often, into a note that the work looks at when it suits."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # Signals are the main thread's alone.
+        return
+    before = {number: signal.signal(number, stop.note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            # Once asked to stop the command is on its way out, and one more signal must not trip it.
+            signal.signal(number, signal.SIG_IGN if stop else handler)
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a text file whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -3,6 +3,7 @@
 from interpolants.plotting.curves import chain_figure, loss_curve
 from interpolants.plotting.fields import field_figure, polar
 from interpolants.plotting.flows import cloud_figure, density_figure, flow_figure
+from interpolants.plotting.images import image_grid
 from interpolants.plotting.points import animate, colours_by_start, panel
 from interpolants.plotting.style import figure, save
 
@@ -15,6 +16,7 @@ __all__ = [
     "field_figure",
     "figure",
     "flow_figure",
+    "image_grid",
     "loss_curve",
     "panel",
     "polar",

@@ -1,61 +1,26 @@
-"""The door: here, and nowhere else, names become objects. The default is IADB."""
+"""Runs in the plane, from one density to another. The default is IADB."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import math
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from interpolants.couplings import Coupling, Independent, OptimalTransport
+from interpolants.config.shared import LEARNED, OWN, flag, generator_of, named
 from interpolants.data import Density, KnownDensity, load_density, shipped_density
-from interpolants.families import EncodingDecoding, Linear, Trigonometric, VariancePreserving
 from interpolants.fields import LearnedField
-from interpolants.gammas import Brownian, Gamma, SineSquared, Zero
-from interpolants.gammas import Quadratic as QuadraticGamma
 from interpolants.interpolant import Interpolant
-from interpolants.losses import (
-    Denoiser,
-    InverseVariance,
-    Joint,
-    Loss,
-    Quadratic,
-    Regression,
-    Target,
-    Velocity,
-    Weighted,
-)
 from interpolants.networks import MLP, Heads
-from interpolants.samplers import ODESampler
 
-_INTERPOLANTS: dict[str, Callable[..., Interpolant]] = {
-    "linear": Linear,
-    "trigonometric": Trigonometric,
-    "encoding-decoding": EncodingDecoding,
-    "variance-preserving": VariancePreserving,
-}
-_GAMMAS: dict[str, Callable[..., Gamma]] = {
-    "zero": Zero,
-    "brownian": Brownian,
-    "quadratic": QuadraticGamma,
-    "sine-squared": SineSquared,
-}
-_LOSSES: dict[str, type[Regression] | type[Quadratic]] = {"regression": Regression, "quadratic": Quadratic}
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
-_LEARNED = ("velocity", "both")
 _SCHEDULES = ("constant", "cosine")
-_COUPLINGS: dict[str, Coupling] = {"independent": Independent(), "optimal-transport": OptimalTransport()}
-
-Found = TypeVar("Found")
 
 PRESETS: dict[str, dict[str, Any]] = {
     "iadb-2d": {},
@@ -120,7 +85,7 @@ class Config:
     p0: str = "shipped"
     p1: str = "shipped"
     interpolant: str = "linear"
-    gamma: str = "its own"
+    gamma: str = OWN
     loss: str = "regression"
     antithetic: bool = False
     learn: str = "velocity"
@@ -145,14 +110,14 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "width", "depth", "points", "samples", "sample_steps", "threads"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{_flag(name)} must be at least 1; got {getattr(self, name)}")
+                raise ValueError(f"{flag(name)} must be at least 1; got {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"--learning-rate must be positive; got {self.learning_rate}")
         if not 0 <= self.inverse_variance < math.inf:
             raise ValueError(f"--inverse-variance must not be negative; got {self.inverse_variance}")
-        _named("--learn value", self.learn, dict.fromkeys(_LEARNED))
-        _named("schedule", self.schedule, dict.fromkeys(_SCHEDULES))
-        _named("activation", self.activation, _ACTIVATIONS)
+        named("--learn value", self.learn, dict.fromkeys(LEARNED))
+        named("schedule", self.schedule, dict.fromkeys(_SCHEDULES))
+        named("activation", self.activation, _ACTIVATIONS)
         if not 0 <= self.seed < 2**48:
             raise ValueError(f"--seed must lie in [0, 2^48); got {self.seed}")
 
@@ -182,70 +147,6 @@ class Config:
             raise ValueError(f"not a configuration of this version: {error}") from error
 
 
-def interpolant_of(config: Config) -> Interpolant:
-    """Return the interpolant of a configuration.
-
-    Raises:
-        ValueError: When a name is unknown, or a user's class cannot be imported or made.
-
-    Example:
-        >>> interpolant_of(Config(interpolant="trigonometric", gamma="brownian:2"))
-        Trigonometric(gamma=Brownian(a=2.0))
-    """
-    settings = {} if config.gamma == Config.gamma else {"gamma": gamma_of(config.gamma)}
-    if ":" in config.interpolant:
-        return imported_interpolant(config.interpolant, **settings)
-    return _named("interpolant", config.interpolant, _INTERPOLANTS, " or yours as package.module:Class")(
-        **settings
-    )
-
-
-def gamma_of(name: str) -> Gamma:
-    """Return the latent noise of a name such as ``zero`` or ``brownian:2.0``.
-
-    Raises:
-        ValueError: When the name is unknown or its number is not one.
-    """
-    kind, colon, number = name.partition(":")
-    make = _named("gamma", kind, _GAMMAS)
-    if not colon:
-        return make()
-    if make is not Brownian:
-        raise ValueError(f"--gamma {kind} takes no number; got {name!r}")
-    try:
-        return make(float(number))
-    except ValueError as error:
-        raise ValueError(f"--gamma {name}: {error}") from error
-
-
-def imported_interpolant(name: str, **settings: Any) -> Interpolant:
-    """Return the interpolant that ``package.module:Class`` (or ``:instance``) names.
-
-    The current folder is searched too.
-
-    Raises:
-        ValueError: When it cannot be imported or made, or is no interpolant.
-    """
-    module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-        made = found(**settings) if isinstance(found, type) else found
-    except Exception as error:
-        raise ValueError(f"cannot make the interpolant {name}: {type(error).__name__}: {error}") from error
-    finally:
-        if added:
-            sys.path.remove(here)
-    if not isinstance(made, Interpolant):
-        raise ValueError(f"{name} is a {type(made).__name__}, not an Interpolant")
-    if settings and not isinstance(found, type):
-        raise ValueError(f"{name} is an instance: its gamma is its own, so leave --gamma out")
-    return made
-
-
 def density_of(name: str, *, shipped: str) -> Density | KnownDensity:
     """Return the density of a name or of a picture.
 
@@ -260,25 +161,6 @@ def density_of(name: str, *, shipped: str) -> Density | KnownDensity:
     if name in KnownDensity.names():
         return KnownDensity(name)
     return load_density(shipped_density(shipped) if name == "shipped" else name)
-
-
-def loss_of(config: Config, interpolant: Interpolant) -> Loss:
-    """Return the loss of a configuration.
-
-    Raises:
-        ValueError: When a name is unknown, or there is no latent noise for a denoiser.
-    """
-    target: Target = Velocity()
-    if config.inverse_variance > 0:
-        target = Weighted(target, InverseVariance(interpolant.gamma, config.inverse_variance))
-    if config.learns_denoiser:
-        target = Joint(velocity=target, denoiser=Denoiser())
-    return _named("loss", config.loss, _LOSSES)(
-        interpolant,
-        target,
-        coupling=_named("coupling", config.coupling, _COUPLINGS),
-        antithetic=config.antithetic,
-    )
 
 
 def network_of(config: Config) -> nn.Module:
@@ -297,15 +179,6 @@ def network_of(config: Config) -> nn.Module:
 def field_of(config: Config, interpolant: Interpolant, network: nn.Module) -> LearnedField:
     """Return the field of a configuration's network."""
     return LearnedField(interpolant, velocity=network, denoiser=network if config.learns_denoiser else None)
-
-
-def sampler_of(config: Config, *, end_only: bool = False) -> ODESampler:
-    """Return the sampler of a configuration.
-
-    Raises:
-        ValueError: When the method is unknown.
-    """
-    return ODESampler(config.method, steps=config.sample_steps, end_only=end_only)
 
 
 def optimizer_of(
@@ -334,39 +207,3 @@ def learning_rate_at(config: Config, step: int) -> float:
     # The first steps of Adam are as long as any other: they are walked up to.
     warmth = min(1.0, (step + 1) / 200)
     return config.learning_rate * warmth * (1 + math.cos(math.pi * step / config.steps)) / 2
-
-
-def device_of(config: Config) -> torch.device:
-    """Return the device of a configuration.
-
-    Raises:
-        ValueError: When the name is unknown or there is no such device here.
-    """
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name} cannot be used here: {reason}") from error
-    return device
-
-
-_PURPOSES = ("data", "network", "training", "evaluation", "pictures", "diffusions")
-
-
-def generator_of(config: Config, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return the generator of one purpose of a run, so that one part does not shift another's numbers."""
-    return torch.Generator(device).manual_seed((config.seed << 4) + _PURPOSES.index(purpose))
-
-
-def _named(kind: str, name: str, known: Mapping[str, Found], also: str = "") -> Found:
-    if name not in known:
-        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}{also}")
-    return known[name]
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

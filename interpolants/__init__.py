@@ -53,6 +53,7 @@ from interpolants.oracles import (
 from interpolants.samplers import (
     Bound,
     Constant,
+    DDIMSampler,
     Divergence,
     Epsilon,
     Exact,
@@ -74,9 +75,16 @@ from interpolants.samplers import (
 
 if TYPE_CHECKING:
     from interpolants import data, metrics, networks, plotting, training
-    from interpolants.metrics import energy_distance, mmd, path_energy, sliced_wasserstein2, wasserstein2
-    from interpolants.networks import MLP, Heads
-    from interpolants.training import Trainer
+    from interpolants.metrics import (
+        energy_distance,
+        frechet_distance,
+        mmd,
+        path_energy,
+        sliced_wasserstein2,
+        wasserstein2,
+    )
+    from interpolants.networks import MLP, Heads, Transformer, UNet, adapt
+    from interpolants.training import Accelerated, Checkpoints, Trainer
 
 __version__ = "0.1.0"
 
@@ -84,12 +92,15 @@ __all__ = [
     "MLP",
     "X0",
     "X1",
+    "Accelerated",
     "Affine",
     "Beta",
     "Bound",
     "Brownian",
+    "Checkpoints",
     "Constant",
     "Coupling",
+    "DDIMSampler",
     "DataOracle",
     "Denoiser",
     "Divergence",
@@ -132,12 +143,15 @@ __all__ = [
     "Stratified",
     "Trainer",
     "Trajectory",
+    "Transformer",
     "Trigonometric",
+    "UNet",
     "Uniform",
     "VariancePreserving",
     "Velocity",
     "Weighted",
     "Zero",
+    "adapt",
     "check_interpolant",
     "couplings",
     "data",
@@ -145,6 +159,7 @@ __all__ = [
     "energy_distance",
     "families",
     "fields",
+    "frechet_distance",
     "gammas",
     "interpolant",
     "kl_bound",
@@ -169,10 +184,16 @@ __all__ = [
 # Imported when first used, to keep `import interpolants` as light as `import torch`.
 _LAZY_FOLDERS = ("data", "metrics", "networks", "plotting", "training")
 _LAZY_NAMES = {
+    "Accelerated": "training",
+    "Checkpoints": "training",
     "Heads": "networks",
     "MLP": "networks",
     "Trainer": "training",
+    "Transformer": "networks",
+    "UNet": "networks",
+    "adapt": "networks",
     "energy_distance": "metrics",
+    "frechet_distance": "metrics",
     "mmd": "metrics",
     "path_energy": "metrics",
     "sliced_wasserstein2": "metrics",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ import torch
 from process_worker import OPTIONS, make
 
 from interpolants.training import Accelerated, Alone, Checkpoints
+
+# Two processes are started once for most of these, so they stay together when tests are spread out.
+pytestmark = pytest.mark.xdist_group("processes")
 
 WORKER = Path(__file__).with_name("process_worker.py")
 
@@ -126,8 +130,6 @@ def test_bf16_trains_in_mixed_precision():
         gap = float((seen[0] - seen[1]).abs().max())
         assert 1e-5 < gap < 0.5, gap  # Rounded to 8 bits in between, and so not the same.
     """
-    import textwrap
-
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), str(WORKER.parent)], capture_output=True, text=True
     )

@@ -54,14 +54,16 @@ def loss_curve(
         raise ValueError(f"smoothing must be at least 1, not {smoothing}")
     y = np.where(np.isfinite(y), y, np.nan)
     drawing, ((axes,),) = figure(size=(5.2, 3.0), layout="constrained")
-    axes.plot(x, y, color=CYCLE[0], alpha=0.25, linewidth=0.8, label="each step")
+    if window > 1:
+        axes.plot(x, y, color=CYCLE[0], alpha=0.25, linewidth=0.8, label="single steps")
     axes.plot(x, _running_mean(y, window), color=CYCLE[0], linewidth=1.6, label=f"mean of {window}")
     axes.set(xlabel="step", ylabel="loss", xscale="log" if log_steps else "linear")
     axes.margins(x=0)
     axes.grid(color=PALE, linewidth=0.5)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    if window > 1:
+        axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     return drawing
 
 

@@ -100,3 +100,13 @@ def test_every_figure_of_the_readme_is_the_measured_one():
     assert f"in {results['sde_2d']['seconds']:.0f} s the flow's" in README
     for name, row in results["checkerboard"]["rows"].items():
         assert f"| {name} | {row['sliced_wasserstein2']:.4f} ± {row['standard_error']:.4f} |" in README
+    digits = results["digits"]["rows"]
+    for name, row in digits.items():
+        few, many = row["frechet"]["generated"], row["frechet_all"]
+        figures = [f"{row['seconds']:,.0f}"]
+        figures += [f"{figure['value']:.3f} ± {figure['standard_error']:.3f}" for figure in (few, many)]
+        figures += [f"{row[share]['generated']['value']:.3f}" for share in ("precision", "recall")]
+        assert f"| {name} | " + " | ".join([*figures, f"{row['copies']['share']:.4f}"]) in README
+    real = digits["default"]["frechet"]["floor"]
+    assert f"| real images | | {real['value']:.3f} ± {real['standard_error']:.3f} |" in README
+    assert f"{digits['default']['seconds']:.0f} s on one thread" in README

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="interpolants",
         description="Carry one density into another with stochastic interpolants.",
         args=given,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+        config=(tyro.conf.OmitSubcommandPrefixes,),
     )
     try:
         if isinstance(command, Train) and command.preset in known and command.preset != preset:
@@ -67,7 +67,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Files are written whole or not at all, so what is there can be used.
         print("interrupted; what was written before is whole", file=sys.stderr)
         return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -111,8 +111,11 @@ class Train(_Training):
 
     Velocity and denoiser, SDEs and likelihoods: interpolants train sde-2d --out runs/sde
 
+    Images, with options of their own: interpolants train digits --help
+
     Attributes:
-        preset: iadb-2d or sde-2d: what the defaults are.
+        preset: iadb-2d or sde-2d: what the defaults are. For images digits,
+            glyphs, folder, npz or torchvision.
         out: Folder to write into.
         overwrite: Replace the run that is there.
     """
@@ -230,6 +233,8 @@ class Sample:
         from interpolants.cli.image_runs import is_image_run
 
         with explained():
+            if not self.checkpoint.exists():
+                raise ValueError(f"there is no checkpoint at {self.checkpoint}")
             for flag, number in (("--n", self.n), ("--steps", self.steps), ("--batch-size", self.batch_size)):
                 if number < 1:
                     raise ValueError(f"{flag} must be at least 1; got {number}")
@@ -256,11 +261,11 @@ class Sample:
         path = self.checkpoint / CHECKPOINT if self.checkpoint.is_dir() else self.checkpoint
         out = self.out
         with explained():
+            run = Run.loaded(path, self.device)
             if out.suffix != ".npz":
                 raise ValueError(f"--out must end in .npz; got {out}")
             if out.exists() and not self.overwrite:
                 raise ValueError(f"{out} exists already; name another file with --out, or add --overwrite")
-            run = Run.loaded(path, self.device)
             check_writable(out.absolute().parent)
             config = dataclasses.replace(
                 run.config, seed=self.seed, method=self.method, sample_steps=self.steps

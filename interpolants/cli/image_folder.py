@@ -115,6 +115,12 @@ class RunFolder:
             return False
         if config is None or found is None:
             return False
+        made = json.loads(found[1]["training"])["step"]
+        if made > self.config.steps:
+            raise ValueError(
+                f"{self.path} has made {made:,} steps already; --steps must be at least as many, "
+                f"got {self.config.steps:,}"
+            )
         facts = Facts.from_json(found[1]["facts"])
         if facts != self.facts:
             raise ValueError(
@@ -135,7 +141,10 @@ class RunFolder:
                 except (DamagedCheckpoint, KeyError):
                     continue
             return None
-        return ImageConfig.from_json(text)
+        try:
+            return ImageConfig.from_json(text)
+        except ValueError as error:
+            raise ValueError(f"{self.path} holds a run of another kind or version: {error}") from error
 
     def _clear(self) -> None:
         # Checkpoints first: one without the rest would be continued.

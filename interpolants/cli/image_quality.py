@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from interpolants.cli.image_folder import say
 from interpolants.cli.image_runs import CLASSIFIER, ImageRun
 from interpolants.cli.image_samples import Drawing
 from interpolants.config.images import Split
@@ -34,6 +37,7 @@ REFERENCES = ("train", "test")
 _TAUGHT = 10_000
 _COMPARED = 1_000
 _BATCH = 256
+_NEIGHBOUR = 5
 
 
 class Frechet:
@@ -53,7 +57,36 @@ class Frechet:
     def __call__(self, drawing: Drawing) -> float:
         """Return the distance of images that are drawn."""
         images = (drawn.images.cpu().clamp(-1, 1) for drawn in drawing.batches(_COMPARED, _BATCH))
-        return frechet_distance(_statistics(feature_batches(self._extractor, images)), self._real)
+        try:
+            return frechet_distance(_statistics(feature_batches(self._extractor, images)), self._real)
+        except ValueError:  # Points that are carried to infinity are no reason to stop a training.
+            return math.nan
+
+
+def real_sets(split: Split, label: int | None, *, n: int, real: int) -> Split:
+    """Return the real images that ``n`` drawn ones are compared with: of one class, if they are.
+
+    Args:
+        split: All of them.
+        label: The class of the drawn images; None for every class.
+        n: How many are drawn.
+        real: How many real images are looked at at most.
+
+    Raises:
+        ValueError: When there are too few.
+    """
+    if split.held_out is None:
+        raise ValueError("this run held no images out (--held-out 0): there is nothing to compare with")
+    train, held_out = split.train, split.held_out
+    if label is not None:
+        train, held_out = train.of_class(label), held_out.of_class(label)
+    counts = n, min(len(train), real), min(len(held_out), real)
+    if min(counts) <= _NEIGHBOUR:
+        raise ValueError(
+            f"more than {_NEIGHBOUR} images must be drawn, trained on and held out; got "
+            f"{counts[0]:,}, {counts[1]:,} and {counts[2]:,}"
+        )
+    return Split(train, held_out)
 
 
 def quality_of(
@@ -71,7 +104,7 @@ def quality_of(
 
     Args:
         drawing: What draws them.
-        split: The real images, some of them held out.
+        split: The real images, from :func:`real_sets`.
         extractor: From images to features.
         n: How many to draw.
         real: How many real images to compare with at most.
@@ -79,9 +112,6 @@ def quality_of(
             the drawn ones as the floor; ``test`` the other way round. Copies are of images trained on always.
         batch_size: How many to draw at once.
         tick: Called with the size of every batch that is drawn.
-
-    Raises:
-        ValueError: When too few images are drawn or held out.
     """
     assert split.held_out is not None
     train, held_out = real_images(split.train, real), real_images(split.held_out, real)
@@ -93,7 +123,12 @@ def quality_of(
     ends = (train, held_out) if reference == "train" else (held_out, train)
     generator = seeded(drawing.seed, "evaluation")
     quality = image_quality(
-        generated, *ends, extractor, copy_quantile=_quantile(ends[1]), generator=generator
+        generated,
+        *ends,
+        extractor,
+        k=_NEIGHBOUR,
+        copy_quantile=_quantile(ends[1]),
+        generator=generator,
     )
     if reference == "train":
         return quality
@@ -119,10 +154,13 @@ def classifier_of(run: ImageRun, split: Split, folder: Path | None) -> Classifie
     if path is not None and (kept := _kept(path, run)) is not None:
         return kept.to(run.device)
     index = _spread(split.train, _TAUGHT)
+    say(f"training a classifier on {len(index):,} images, by whose features they are compared ...")
     images, labels = split.train.batch(index)
+    if labels is not None and bool((labels == labels[0]).all()):
+        labels = None  # One class teaches nothing.
     # A seed of its own, or runs with different seeds could not be compared.
     classifier = train_classifier(images.cpu(), labels, seed=0)
-    if path is not None:
+    if path is not None and os.access(path.parent, os.W_OK):
         save_checkpoint(path, classifier.state_dict(), {"facts": _known_by(run, classifier.classes)})
     return classifier.to(run.device)
 

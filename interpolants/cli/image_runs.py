@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from interpolants.checks import check_interpolant
-from interpolants.config import ImageConfig, device_of, image_field_of, image_network_of, interpolant_of
+from interpolants.config import ImageConfig, image_field_of, image_network_of, interpolant_of
 from interpolants.config.images import Split
 from interpolants.fields import LearnedField
 from interpolants.interpolant import Interpolant
@@ -146,6 +146,15 @@ def is_image_run(path: Path) -> bool:
         return False
 
 
+def run_folder_of(path: Path) -> Path | None:
+    """Return the folder of a run, given that folder or one of its checkpoints; None if it is elsewhere."""
+    if path.is_dir():
+        return path
+    checkpoints = path.absolute().parent
+    folder = checkpoints.parent
+    return folder if checkpoints.name == CHECKPOINTS and (folder / CONFIG).is_file() else None
+
+
 def processor_of(device: torch.device) -> str:
     """Return what a device is called."""
     if device.type == "cuda":
@@ -157,15 +166,6 @@ def processor_of(device: torch.device) -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def device_named(name: str) -> torch.device:
-    """Return the device of a name.
-
-    Raises:
-        ValueError: When the name is unknown or there is no such device here.
-    """
-    return device_of(ImageConfig(device=name))
 
 
 def _checkpoint_at(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

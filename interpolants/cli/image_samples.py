@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from interpolants.cli.image_runs import ImageRun
 from interpolants.data import ImageSet
+from interpolants.data.batches import mirrored, noise
 from interpolants.data.seeds import mixed, seeded
 from interpolants.fields import Field, Guided
 from interpolants.samplers import (
@@ -26,6 +28,11 @@ from interpolants.samplers import (
     SDESampler,
     Trajectory,
 )
+
+# What a folder of samples holds
+_SAMPLES = re.compile(r"\d{6,}\.png|labels\.csv")
+# Whoever names one of these wants no folder of that name.
+_NO_FOLDERS = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".npy", ".zip", ".csv", ".pt", ".safetensors")
 
 
 class Sampler(Protocol):
@@ -91,13 +98,10 @@ class Drawing:
 
     def _start(self, number: int, size: int) -> Tensor:
         generator = seeded(self.seed, "sample source", number)
-        shape = (size, *self.run.facts.shape)
-        if isinstance(self.source, ImageSet):
-            return self.source.batch(torch.randint(len(self.source), (size,), generator=generator))[0]
-        if self.source == "uniform":
-            reach = 3**0.5
-            return torch.empty(shape).uniform_(-reach, reach, generator=generator)
-        return torch.randn(shape, generator=generator)
+        if not isinstance(self.source, ImageSet):
+            return noise(self.source, (size, *self.run.facts.shape), generator)
+        images, _ = self.source.batch(torch.randint(len(self.source), (size,), generator=generator))
+        return mirrored(images, torch.rand(size, generator=generator)) if self.run.config.flip else images
 
     def _labels(self, number: int, size: int) -> Tensor | None:
         facts = self.run.facts
@@ -226,12 +230,14 @@ def check_out(out: Path, overwrite: bool) -> None:
     """Raise unless images can be written there.
 
     Raises:
-        ValueError: When something is in the way.
+        ValueError: When something is in the way, or it is neither folder nor archive.
     """
+    if out.suffix.lower() in _NO_FOLDERS:
+        raise ValueError(f"--out must be a folder or end in .npz; got {out}")
     if os.path.lexists(out):
         if not overwrite:
             raise ValueError(f"{out} exists already; name another one with --out, or add --overwrite")
-        if out.is_dir() and any(p.suffix != ".png" and p.name != "labels.csv" for p in out.iterdir()):
+        if out.is_dir() and not all(_SAMPLES.fullmatch(path.name) for path in out.iterdir()):
             raise ValueError(
                 f"{out} holds something that is no folder of samples; name another one with --out"
             )

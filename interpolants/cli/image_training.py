@@ -19,7 +19,7 @@ from tqdm import tqdm
 from interpolants.cli.image_folder import Metrics, RunFolder, read_metrics
 from interpolants.cli.image_runs import LAST_PICTURE, LOSS, METRICS, PICTURES, ImageRun
 from interpolants.cli.image_samples import Drawing
-from interpolants.cli.usage import Stop, UsageError, explained
+from interpolants.cli.usage import Stop, UsageError, explained, warnings_noted
 from interpolants.config import (
     ImageConfig,
     generator_of,
@@ -119,7 +119,8 @@ class Training:
         if self._writers is not None:
             self._writer = self._writers(str(self.folder.path / "tensorboard"), purge_step=start + 1)
         try:
-            return self._made(start, stop, metrics)
+            with warnings_noted():
+                return self._made(start, stop, metrics)
         except NonFiniteLoss as error:
             raise UsageError(" ".join(str(error).split())) from error
         finally:
@@ -138,7 +139,8 @@ class Training:
                 last = k == trainer.steps
                 figures: dict[str, Any] = {}
                 if _due(k, config.evaluate_every, last):
-                    figures["frechet"] = self._frechet()
+                    with self._writing(f"at step {k}"):
+                        figures["frechet"] = self._frechet()
                 stopped = self.engine.agree(bool(stop))
                 bar.update(1)
                 with self._writing(f"at step {k}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ import tyro
 from tqdm import tqdm
 
 from interpolants.cli.image_folder import RunFolder, say
-from interpolants.cli.image_quality import EXTRACTORS, REFERENCES, extractor_of, quality_of
-from interpolants.cli.image_runs import EVALUATION, Facts, ImageRun, is_image_run
+from interpolants.cli.image_quality import EXTRACTORS, REFERENCES, extractor_of, quality_of, real_sets
+from interpolants.cli.image_runs import EVALUATION, Facts, ImageRun, is_image_run, run_folder_of
 from interpolants.cli.image_samples import Drawing, Parts, check_out, sampler_named
 from interpolants.cli.image_training import Training, engine_of, several
 from interpolants.cli.usage import check_installed, check_writable, explained, stops_noted, write_text
@@ -154,7 +155,7 @@ class Evaluate:
         real: Real images to compare with at most.
         extractor: classifier, trained on the same images, or inception.
         weights: averaged, last, or the decay of an average.
-        label: Draw images of this class only; needs a conditional run.
+        label: Draw images of this class only, and compare with those.
         guidance: Scale of classifier-free guidance.
         method: euler, heun, rk4, dopri5, ddim, ...; the run's own by default.
         sde: Sample an SDE: epsilon as a number, gamma:C or alpha:C.
@@ -162,7 +163,8 @@ class Evaluate:
         batch_size: Images to draw at once.
         seed: Fixes every random number.
         device: auto, cpu, cuda, ...
-        out: File for the figures; evaluation.json in the run folder by default.
+        out: File for the figures, ending in .json; evaluation.json in the run
+            folder by default.
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
@@ -192,18 +194,15 @@ class Evaluate:
                 run, method, steps, self.sde, label=self.label, guidance=self.guidance, seed=self.seed
             )
             split = image_sets_of(run.config)
-            if split.held_out is None:
-                raise ValueError(
-                    "this run held no images out (--held-out 0): there is nothing to compare with"
-                )
-            folder = self.run_folder if self.run_folder.is_dir() else None
+            compared = real_sets(split, self.label, n=self.n, real=self.real)
+            folder = run_folder_of(self.run_folder)
             out = self.out or (folder or Path()) / EVALUATION
             check_writable(out.absolute().parent)
             extractor = extractor_of(self.extractor, run, split, folder)
         with progress(self.n, "sampling") as bar, explained():
             quality = quality_of(
                 drawing,
-                split,
+                compared,
                 extractor,
                 n=self.n,
                 real=self.real,
@@ -236,6 +235,8 @@ class Evaluate:
         for flag, number in (("--n", self.n), ("--real", self.real), ("--batch-size", self.batch_size)):
             if number < 1:
                 raise ValueError(f"{flag} must be at least 1; got {number}")
+        if self.out is not None and (self.out.suffix != ".json" or self.out.is_dir()):
+            raise ValueError(f"--out must be a file that ends in .json; got {self.out}")
         if self.steps < 0:
             raise ValueError(f"--steps must not be negative; got {self.steps}")
         for kind, name, known in (
@@ -274,6 +275,8 @@ def drawing_of(
     config, classes = run.config, run.facts.classes
     # As in the training, and the same whatever the number of processes: it decides how sums are rounded.
     torch.set_num_threads(config.threads)
+    if not math.isfinite(guidance):
+        raise ValueError(f"--guidance must be finite; got {guidance}")
     if label is not None or guidance != 1:
         if not config.conditional:
             raise ValueError("--label and --guidance need a run trained with --conditional")

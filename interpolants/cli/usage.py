@@ -12,6 +12,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 
 class UsageError(Exception):
@@ -30,6 +33,22 @@ def explained() -> Iterator[None]:
     for note in noted:
         if issubclass(note.category, UserWarning):
             print(f"note: {note.message}", file=sys.stderr)
+
+
+@contextmanager
+def warnings_noted() -> Iterator[None]:
+    """Print warnings as notes at once, beside a bar of progress, while something long is going on."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, UserWarning):
+                tqdm.write(f"note: {message}", file=sys.stderr)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = note
+        yield
 
 
 def check_installed(*packages: str) -> None:

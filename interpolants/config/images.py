@@ -63,6 +63,7 @@ IMAGE_PRESETS: dict[str, dict[str, Any]] = {
     "npz": {
         "images": "npz",
         "size": 0,
+        "channels": 0,
         "width": 64,
         "multipliers": (1, 2, 2),
         "attention": (4,),
@@ -72,7 +73,7 @@ IMAGE_PRESETS: dict[str, dict[str, Any]] = {
     "torchvision": {
         "images": "torchvision",
         "size": 0,
-        "channels": 3,
+        "channels": 0,
         "width": 128,
         "multipliers": (1, 2, 2, 2),
         "attention": (2,),
@@ -111,7 +112,7 @@ class ImageConfig:
         images: digits, glyphs, folder, npz or torchvision.
         data: Folder, file, or torchvision set and its folder: CIFAR10:PATH.
         size: Height and width in pixels; 0 as they are.
-        channels: 1 for gray, 3 for colour.
+        channels: 1 for gray, 3 for colour; 0 as they are.
         flip: Mirror images at random.
         held_out: Images kept from training, to evaluate with.
         source: normal, uniform, or images: digits, glyphs, glyphs:3,
@@ -242,13 +243,13 @@ class ImageConfig:
 
     def _check_numbers(self) -> None:
         for name in (
-            "channels", "width", "blocks", "heads", "patch", "steps", "batch_size", "accumulate", "log_every",
+            "width", "blocks", "heads", "patch", "steps", "batch_size", "accumulate", "log_every",
             "checkpoint_every", "keep", "sample_steps", "threads",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{flag(name)} must be at least 1; got {getattr(self, name)}")
         for name in (
-            "size", "held_out", "warm_up", "skip_non_finite", "workers", "picture_every",
+            "size", "channels", "held_out", "warm_up", "skip_non_finite", "workers", "picture_every",
             "evaluate_every", "inverse_variance", "weight_decay", "clip",
         ):  # fmt: skip
             if not 0 <= getattr(self, name) < math.inf:
@@ -383,7 +384,6 @@ def image_network_of(config: ImageConfig, shape: tuple[int, int, int], classes: 
         options["out_channels"] = 2 * channels
     network: nn.Module
     if config.network == "unet":
-        # Channels last: a fifth faster on CPUs, and what tensor cores want.
         network = UNet(
             channels,
             width=config.width,
@@ -394,7 +394,9 @@ def image_network_of(config: ImageConfig, shape: tuple[int, int, int], classes: 
             dropout=config.dropout,
             **options,
         )
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if not config.sharded:  # Which parameters in another order cannot be.
+            # A fifth faster on CPUs, and what tensor cores want.
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         stride = 2 ** (len(config.multipliers) - 1)
         if height % stride or width % stride:
             raise ValueError(
@@ -441,6 +443,11 @@ def schedule_of(config: ImageConfig) -> WarmUp | None:
     Raises:
         ValueError: When a decay leaves no step after the warm-up.
     """
+    if config.decay == "cosine" and config.steps <= config.warm_up:
+        raise ValueError(
+            f"--decay cosine needs more --steps than those of --warm-up, {config.warm_up:,}; "
+            f"got {config.steps:,}"
+        )
     if config.decay == "none" and config.warm_up == 0:
         return None
     return WarmUp(config.warm_up, steps=config.steps if config.decay == "cosine" else None)
@@ -466,7 +473,7 @@ def _torchvision_sets(config: ImageConfig) -> Split:
         try:
             parts.append(
                 torchvision_set(
-                    name, root or "data", train, size=config.size or None, channels=config.channels
+                    name, root or "data", train, size=config.size or None, channels=config.channels or 3
                 )
             )
         except RuntimeError as error:  # As torchvision calls it when the files are not there.
@@ -475,13 +482,19 @@ def _torchvision_sets(config: ImageConfig) -> Split:
 
 
 def _checked(config: ImageConfig, split: Split) -> Split:
-    height, width = split.train.shape[1:]
+    channels, height, width = split.train.shape
+    if config.channels not in (0, channels):
+        raise ValueError(
+            f"--channels is {config.channels} but the images have {channels}; name their number, or 0"
+        )
     if config.size and (height, width) != (config.size, config.size):
         raise ValueError(
             f"--size is {config.size} but the images are {height} x {width}; name their size, or 0"
         )
     if config.conditional and split.train.classes is None:
         raise ValueError("--conditional needs images with classes; these have none")
+    # If none can be read it is better known now than in the first step.
+    split.train.batch(torch.zeros(1, dtype=torch.int64))
     return split
 
 
@@ -502,4 +515,4 @@ def _hashable(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return (" ".join(map(str, value)) if isinstance(value, tuple) else str(value)) or "nothing"

@@ -90,12 +90,13 @@ def _read(path: Path, *names: str) -> dict[str, Any]:
     """Return the arrays of these names that a file has, and under "" the names of all."""
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
+    # Asked here, since numpy proposes to load what is none as a pickle.
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not an .npz file of plain arrays, as numpy.savez writes them")
     try:
         # Opened here, since numpy leaves a broken file open.
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array; numpy.savez writes archives")
             return {"": archive.files} | {name: archive[name] for name in names if name in archive.files}
     except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not an .npz file of plain arrays: {error}") from error
@@ -122,7 +123,7 @@ def _spread(pixels: Tensor, span: tuple[float, float] | None) -> Tensor:
         if pixels.numel() and pixels.min() >= 0 and pixels.max() <= 1:
             raise ValueError(
                 "images of floating point all lie in [0, 1]: say which values are black and white, "
-                "span=(0, 1) or span=(-1, 1)"
+                "span=(0, 1) or span=(-1, 1), or store them as uint8"
             )
         return pixels
     black, white = span

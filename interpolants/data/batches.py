@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import math
-import os
-import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import count
-from multiprocessing.util import Finalize
-from typing import Any, Literal, NamedTuple, TypeAlias, cast, final
+from typing import Literal, TypeAlias, cast, final
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from typing_extensions import override
+from torch.utils.data import Dataset
 
 from interpolants._tensors import check_instance, kind
+from interpolants.data.ahead import Ahead, Loaded, check_picklable
 from interpolants.data.images import ImageSet
 from interpolants.data.seeds import seeded
 
-__all__ = ["ImageBatches"]
+__all__ = ["ImageBatches", "mirrored", "noise"]
 
 Draw: TypeAlias = Callable[[tuple[int, int, int, int], torch.Generator], Tensor]
 Source: TypeAlias = Literal["normal", "uniform"] | ImageSet | Draw
@@ -116,11 +110,11 @@ class ImageBatches:
         rows = range(process * local, (process + 1) * local)
         self._plan = _Plan(images, source, batch_size, rows, seed, labels, flip)
         if workers:
-            _check_picklable(images=images, source=source)
+            check_picklable(images=images, source=source)
         self._workers = workers
         self._device = torch.device(device)
         self._step = 0
-        self._ahead: _Ahead | None = None
+        self._ahead: Ahead | None = None
         self._warned: set[tuple[type[Warning], str]] = set()
 
     @property
@@ -174,11 +168,11 @@ class ImageBatches:
         conditions = {} if loaded.labels is None else {"label": self._moved(loaded.labels)}
         return self._moved(loaded.x0), self._moved(loaded.x1), conditions
 
-    def _loaded(self) -> _Loaded:
+    def _loaded(self) -> Loaded:
         if not self._workers:
             return self._plan[self._step]
         if self._ahead is None:
-            self._ahead = _Ahead(self._plan, self._step, self._workers, pin=self._device.type == "cuda")
+            self._ahead = Ahead(self._plan, self._step, self._workers, pin=self._device.type == "cuda")
         return self._ahead.next()
 
     def _moved(self, x: Tensor) -> Tensor:
@@ -193,14 +187,32 @@ class ImageBatches:
             self._ahead = None
 
 
-class _Loaded(NamedTuple):
-    x0: Tensor
-    x1: Tensor
-    labels: Tensor | None
-    warnings: list[tuple[type[Warning], str]]
+def noise(source: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Return source points of a law with mean 0 and variance 1, ``"normal"`` or ``"uniform"``.
+
+    Example:
+        >>> x0 = noise("uniform", (1000,), torch.Generator().manual_seed(0))
+        >>> bool(x0.abs().max() < 3**0.5)
+        True
+    """
+    if source == "normal":
+        return torch.randn(shape, generator=generator)
+    reach = math.sqrt(3)
+    return torch.empty(shape).uniform_(-reach, reach, generator=generator)
 
 
-class _Plan(Dataset[_Loaded]):
+def mirrored(images: Tensor, coins: Tensor) -> Tensor:
+    """Return images, shape ``(B, C, H, W)``, mirrored left to right where a coin, ``(B,)``, is below 1/2.
+
+    Example:
+        >>> mirrored(torch.tensor([0.0, 1.0]).expand(2, 1, 1, 2), torch.tensor([0.2, 0.8])).flatten()
+        tensor([1., 0., 0., 1.])
+    """
+    turned = (coins < 0.5).to(images.device)
+    return torch.where(turned.reshape(-1, 1, 1, 1), images.flip(-1), images)
+
+
+class _Plan(Dataset[Loaded]):
     """What makes this process's rows of any minibatch: a pure function of the number of the step."""
 
     def __init__(
@@ -223,20 +235,17 @@ class _Plan(Dataset[_Loaded]):
         self._target_order = _Order(images, seed, "target order")
         self._source_order = _Order(source, seed, "source order") if isinstance(source, ImageSet) else None
 
-    def __getitem__(self, step: int) -> _Loaded:
+    def __getitem__(self, step: int) -> Loaded:
         x1, labels = self._images(self.images, self._target_order, step)
-        return _Loaded(self._source(step), x1, labels if self.labels else None, [])
+        return Loaded(self._source(step), x1, labels if self.labels else None, [])
 
     def _source(self, step: int) -> Tensor:
         if self._source_order is not None:
             return self._images(cast("ImageSet", self.source), self._source_order, step)[0]
         shape = (self.batch_size, *self.images.shape)
         generator = seeded(self.seed, "source", step)
-        if self.source == "normal":
-            return self._local(torch.randn(shape, generator=generator))
-        if self.source == "uniform":
-            reach = math.sqrt(3)
-            return self._local(torch.empty(shape).uniform_(-reach, reach, generator=generator))
+        if isinstance(self.source, str):
+            return self._local(noise(self.source, shape, generator))
         return self._local(_checked_draw(cast("Draw", self.source)(shape, generator), shape))
 
     def _images(self, images: ImageSet, order: _Order, step: int) -> tuple[Tensor, Tensor | None]:
@@ -249,8 +258,7 @@ class _Plan(Dataset[_Loaded]):
             )
         if self.flip:
             coins = torch.rand(self.batch_size, generator=seeded(self.seed, order.purpose, "flip", step))
-            mirrored = self._local(coins < 0.5).to(x.device)
-            x = torch.where(mirrored.reshape(-1, 1, 1, 1), x.flip(-1), x)
+            x = mirrored(x, self._local(coins))
         return x, labels
 
     def _local(self, whole: Tensor) -> Tensor:
@@ -287,74 +295,6 @@ class _Order:
         return self._permutation
 
 
-@dataclass(frozen=True)
-class _Recorded(Dataset[_Loaded]):
-    """A plan as the workers follow it: warnings are sent along, since nobody would hear them there."""
-
-    plan: _Plan
-
-    def __getitem__(self, step: int) -> _Loaded:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            loaded = self.plan[step]
-        return loaded._replace(warnings=[(warning.category, str(warning.message)) for warning in caught])
-
-
-class _Ahead:
-    """Minibatches that workers make ahead, from one step on, in order."""
-
-    def __init__(self, plan: _Plan, step: int, workers: int, *, pin: bool) -> None:
-        loader = DataLoader(
-            _Recorded(plan),
-            batch_size=None,
-            sampler=count(step),
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_end_at_once,
-            multiprocessing_context="spawn",
-            pin_memory=pin,
-            # Its own, so that starting the workers does not draw from the global one.
-            generator=torch.Generator().manual_seed(0),
-        )
-        self._iterator: Any = iter(loader)
-
-    def next(self) -> _Loaded:
-        try:
-            return cast("_Loaded", next(self._iterator))
-        except (RuntimeError, OSError, EOFError) as error:
-            # The loader looks after its workers every few seconds, but one that dies while its tensors are on
-            # their way shows as a connection that breaks.
-            dead = self._dead()
-            if not dead:
-                raise
-            raise RuntimeError(f"a worker that loads minibatches has died: {'; '.join(dead)}") from error
-
-    def _dead(self) -> list[str]:
-        workers = self._iterator._workers
-        for worker in workers:
-            worker.join(0.1)  # One that is dying may not have ended yet.
-        return [f"pid {w.pid}, exit code {w.exitcode}" for w in workers if w.exitcode is not None]
-
-    def close(self) -> None:
-        # Dropping the iterator would do, but the traceback of an error may hold on to it.
-        workers = self._iterator._workers
-        try:
-            self._iterator._shutdown_workers()
-        except RuntimeError:  # One died while it was told to stop, which harms nobody; torch says so once.
-            for worker in workers:
-                worker.terminate()
-                worker.join()
-
-
-def _as_it_is(loaded: Any) -> Any:
-    return loaded
-
-
-def _end_at_once(_: int) -> None:
-    """Let this worker end without taking the interpreter apart, when its threads may still be sending."""
-    Finalize(None, os._exit, args=(0,), exitpriority=-1000)  # After all others
-
-
 def _check_integers(**values: tuple[object, int | None]) -> None:
     for name, (value, least) in values.items():
         if isinstance(value, bool) or not isinstance(value, int):
@@ -382,22 +322,6 @@ def _check_sets(images: ImageSet, source: object) -> None:
         raise ValueError(
             "source must be another unlimited set than images, which gives x0 = x1: change its seed"
         )
-
-
-class _WithoutTensors(pickle.Pickler):
-    """Pickles all but the tensors, which always can be and may be large."""
-
-    @override
-    def reducer_override(self, value: object) -> Any:
-        return (int, ()) if isinstance(value, Tensor) else NotImplemented
-
-
-def _check_picklable(**values: object) -> None:
-    for name, value in values.items():
-        try:
-            _WithoutTensors(io.BytesIO()).dump(value)
-        except Exception as error:  # Whatever the object's own way to fail is.
-            raise TypeError(f"{name} must be picklable to be sent to workers: {error}") from error
 
 
 def _checked_draw(x0: Tensor, shape: tuple[int, ...]) -> Tensor:

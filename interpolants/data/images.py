@@ -103,13 +103,15 @@ class ImageSet(abc.ABC):
         """Return the images with label ``k``.
 
         Raises:
-            ValueError: If labels are not known without loading, or none is ``k``.
+            ValueError: If there are no labels, they are not known without loading, or none is ``k``.
 
         Example:
             >>> images = TensorImages(torch.zeros(3, 1, 2, 2), torch.tensor([0, 1, 0]))
             >>> len(images.of_class(0))
             2
         """
+        if self.classes is None:
+            raise ValueError("this set has no labels")
         if self.labels is None:
             raise ValueError("the labels of this set are not known without loading its images")
         (index,) = (self.labels == k).nonzero(as_tuple=True)

@@ -248,7 +248,10 @@ class Loss(abc.ABC):
             sample = _both(sample, self.interpolant.sample(draw.t, draw.x0, draw.x1, -draw.z))
             conditions = {name: _twice(value, draw.t.shape[0]) for name, value in conditions.items()}
         answer = network(sample.t.to(sample.xt.dtype), sample.xt, **conditions)
-        return self.target.predicted(answer, sample), self.target.of(sample, self.interpolant)
+        prediction = self.target.predicted(answer, sample)
+        # In mixed precision networks answer in 16 bits, in which squares and differences should not be taken.
+        prediction = prediction.to(torch.promote_types(prediction.dtype, sample.xt.dtype))
+        return prediction, self.target.of(sample, self.interpolant)
 
     def _paired(self, draw: Draw) -> bool:
         return self.antithetic and draw.z is not None

@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from interpolants._tensors import check_instance
 from interpolants.metrics.estimates import Estimate, disjoint_parts, jackknife_error, mean_of
 from interpolants.metrics.features import extract
 from interpolants.metrics.frechet import FeatureStatistics, frechet_distance
@@ -150,12 +151,18 @@ def image_quality(
     Raises:
         ValueError: If images differ in shape, are not finite, or are too few: a set must hold more than ``k``
             and the held-out images at least ``1 / copy_quantile - 1``.
-        TypeError: If the extractor returns no tensor.
+        TypeError: If images are no tensors or of two kinds, or the extractor returns no tensor.
 
     Example:
         See :class:`ImageQuality`.
     """
     for name, images in (("generated", generated), ("reference", reference), ("held_out", held_out)):
+        check_instance(name, images, Tensor, "torch.zeros(1000, 1, 8, 8)")
+        if images.is_floating_point() != generated.is_floating_point():
+            raise TypeError(
+                f"all images must be floating point, or none; {name} are {images.dtype}, "
+                f"generated {generated.dtype}"
+            )
         if len(images) <= k:
             raise ValueError(f"{name} must hold more than k = {k} images, not {len(images)}")
     copied = copies(generated, reference, held_out, quantile=copy_quantile)

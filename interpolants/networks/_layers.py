@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+from interpolants._tensors import check_instance, kind
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -96,7 +99,7 @@ class Condition(nn.Module):
 
         Raises:
             ValueError: When a label came and there are no classes, or its shape is not that of ``t``.
-            TypeError: When the labels are no integers.
+            TypeError: When the labels are no tensor of integers.
         """
         # In the precision of t: bfloat16 cannot tell 998 from 1000.
         features = waves(TIME_SCALE * t, TIME_FEATURES).to(self.first.weight.dtype)
@@ -111,6 +114,7 @@ class Condition(nn.Module):
         assert self.classes is not None
         if label is None:
             return torch.full_like(t, self.classes, dtype=torch.int64)
+        check_instance("label", label, Tensor, "torch.tensor([3, 7])")
         if label.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"label must hold integers, int64 or int32; got {label.dtype}")
         if label.shape != t.shape:
@@ -132,8 +136,10 @@ def check_images(t: Tensor, x: Tensor, channels: int) -> None:
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raise ValueError unless every size is at least 1."""
+    """Raise TypeError or ValueError unless every size is a whole number of at least 1."""
     for name, size in sizes.items():
+        if not isinstance(size, Integral):
+            raise TypeError(f"{name} must be a whole number; got {kind(size)}")
         if size < 1:
             raise ValueError(f"{name} must be at least 1; got {size}")
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -15,7 +18,9 @@ _FORMAT = "interpolants-2"
 _CHUNK = 1 << 24
 # The checksum is that of the file in which these zeros stand in its place.
 _BLANK = b"0" * 64
-_FIELD = b'"checksum":"'
+# A quote within a text of the header has a backslash before it, so the field is found only where it is.
+_FIELD = re.compile(rb'[{,]"checksum":"')
+_PARTIAL = ".partial"
 
 
 class DamagedCheckpoint(ValueError):
@@ -52,21 +57,22 @@ def save_checkpoint(
         if name in metadata:
             raise ValueError(f"the metadata {name!r} is the format's own; choose another name")
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # A name of its own for each writer: numbers of processes repeat on other machines.
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_PARTIAL}")
     # Copies: parameters that share one buffer are saved as what they are.
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     header = {**metadata, "format": _FORMAT, "checksum": _BLANK.decode()}
     try:
-        with partial.open("wb") as file:
+        with partial.open("x+b") as file:
+            _lock(file)
             file.write(torch_io.save(copies, metadata=header))
-        with partial.open("r+b") as file:
             digest, place = _checksum(file)
             assert place is not None
             file.seek(place)
             file.write(digest)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     _sync_folder(path.parent)
@@ -90,12 +96,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
 
     path = Path(path)
     metadata = read_metadata(path)
-    with path.open("rb") as file:
-        digest, place = _checksum(file)
-        file.seek(place or 0)
-        if place is None or file.read(len(_BLANK)) != digest:
-            raise DamagedCheckpoint(f"{path} is damaged: its content does not have the checksum it was given")
     try:
+        if not _is_whole(path):
+            raise DamagedCheckpoint(f"{path} is damaged: its content does not have the checksum it was given")
         with safe_open(path, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, metadata  # noqa: SIM118 - it is no mapping
     except (SafetensorError, OSError) as error:
@@ -132,15 +135,29 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     return metadata
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left half written in a folder; a living one holds a lock on its file."""
+    for leftover in folder.glob(f".*.safetensors.*{_PARTIAL}"):
+        with suppress(OSError), leftover.open("rb") as file:
+            _lock(file)
+            leftover.unlink()
+
+
+def _is_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        digest, place = _checksum(file)
+        file.seek(place or 0)
+        return place is not None and file.read(len(_BLANK)) == digest
+
+
 def _checksum(file: BinaryIO) -> tuple[bytes, int | None]:
     """Return the checksum a file should carry, and where in it the checksum stands."""
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
-    # Within a text of the header quotes are escaped, so the field is found only where it is.
-    place = file.read(length).find(_FIELD)
-    if place < 0:
+    found = _FIELD.search(file.read(length))
+    if found is None:
         return b"", None
-    place += 8 + len(_FIELD)
+    place = 8 + found.end()
     digest = hashlib.sha256()
     file.seek(0)
     digest.update(file.read(place))
@@ -149,6 +166,14 @@ def _checksum(file: BinaryIO) -> tuple[bytes, int | None]:
     while chunk := file.read(_CHUNK):
         digest.update(chunk)
     return digest.hexdigest().encode(), place
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock a file until it is closed, or its process ends; OSError when another process has."""
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _sync_folder(folder: Path) -> None:

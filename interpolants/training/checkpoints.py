@@ -15,6 +15,7 @@ from interpolants.training.checkpoint import (
     DamagedCheckpoint,
     load_checkpoint,
     read_metadata,
+    remove_leftovers,
     save_checkpoint,
 )
 
@@ -54,13 +55,21 @@ class Checkpoints:
         if not self.folder.is_dir():
             return []
         found = [
-            (int(match[1]), path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))
+            (int(match[1]), path)
+            for path in self.folder.iterdir()
+            if (match := _NAME.fullmatch(path.name)) and path.is_file()
         ]
         return [path for _, path in sorted(found)]
 
     def path(self, step: int) -> Path:
         """Return where the checkpoint of a step is or would be."""
         return self.folder / f"step-{step:08d}.safetensors"
+
+    def step(self, path: Path) -> int:
+        """Return the step that a checkpoint is of."""
+        match = _NAME.fullmatch(path.name)
+        assert match is not None
+        return int(match[1])
 
     def save(
         self,
@@ -80,13 +89,16 @@ class Checkpoints:
 
         Raises:
             OSError: When it cannot be written; those before are left as they are.
+            ValueError: When the metadata uses a name that the format needs.
         """
+        if _FIGURE in metadata:
+            raise ValueError(f"the metadata {_FIGURE!r} is the format's own; choose another name")
         self.folder.mkdir(parents=True, exist_ok=True)
+        # First of all: they may be what fills the disk.
+        remove_leftovers(self.folder)
         if figure is not None:
             metadata = {**metadata, _FIGURE: repr(float(figure))}
         path = save_checkpoint(self.path(step), tensors, metadata)
-        for leftover in self.folder.glob(".step-*.partial"):  # Of a process that was killed while it wrote.
-            leftover.unlink(missing_ok=True)
         kept = {*self.paths()[-self.keep :], self.best(), path}
         for old in self.paths():
             if old not in kept:
@@ -95,7 +107,7 @@ class Checkpoints:
 
     def best(self) -> Path | None:
         """Return the checkpoint with the lowest figure; None when none has one."""
-        figures = {path: figure for path in self.paths() if (figure := _figure_of(path)) is not None}
+        figures = {path: figure for path in self.paths() if (figure := figure_of(path)) is not None}
         return min(figures, key=figures.__getitem__) if figures else None
 
     def latest(self) -> tuple[dict[str, Tensor], dict[str, str], Path] | None:
@@ -113,6 +125,8 @@ class Checkpoints:
             except DamagedCheckpoint as error:
                 damaged.append(str(error))
                 continue
+            except FileNotFoundError:  # Removed meanwhile by the process that keeps only the last.
+                continue
             if damaged:
                 warnings.warn(f"{'; '.join(damaged)}: going on from {path}", stacklevel=2)
             return tensors, metadata, path
@@ -123,7 +137,8 @@ class Checkpoints:
         return None
 
 
-def _figure_of(path: Path) -> float | None:
+def figure_of(path: Path) -> float | None:
+    """Return how good a checkpoint was said to be; None when it was not, or is damaged."""
     try:
         figure = float(read_metadata(path).get(_FIGURE, "nan"))
     except (DamagedCheckpoint, FileNotFoundError, ValueError):

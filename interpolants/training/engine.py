@@ -22,10 +22,12 @@ class Engine(Protocol):
     Attributes:
         index: This process, from 0.
         count: How many processes there are.
+        scaled: Whether the loss is scaled, and steps whose gradient overflows are skipped by the optimiser.
     """
 
     index: int
     count: int
+    scaled: bool
 
     def prepare(
         self, objective: nn.Module, optimizers: Optimizers
@@ -41,6 +43,9 @@ class Engine(Protocol):
     def clip(self, parameters: list[nn.Parameter], norm: float) -> Tensor:
         """Scale the gradients down to a norm at most ``norm`` and return what it was."""
 
+    def skip(self) -> None:
+        """Forget the gradients of a step that is not to be made."""
+
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of a number over the processes."""
 
@@ -51,7 +56,7 @@ class Engine(Protocol):
         """Return whether the flag is set on any process."""
 
     def shard(self, module: nn.Module) -> None:
-        """Share out a module's parameters like those of the objective."""
+        """Share out a module's parameters like those of the objective, to be called in full precision."""
 
     def state(self) -> dict[str, Any]:
         """Return what a later process needs in order to go on, as values for JSON."""
@@ -72,6 +77,7 @@ class Alone:
 
     index = 0
     count = 1
+    scaled = False
 
     def prepare(
         self, objective: nn.Module, optimizers: Optimizers
@@ -90,6 +96,9 @@ class Alone:
     def clip(self, parameters: list[nn.Parameter], norm: float) -> Tensor:
         """Scale the gradients down to a norm at most ``norm`` and return what it was."""
         return torch.nn.utils.clip_grad_norm_(parameters, norm)
+
+    def skip(self) -> None:
+        """Do nothing: the next step begins with gradients of zero."""
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the number."""
@@ -133,6 +142,7 @@ class Accelerated:
         device: This process's device; the objective is moved there.
         index: This process, from 0.
         count: How many processes there are.
+        scaled: Whether the precision is fp16.
 
     Raises:
         ImportError: When accelerate is missing.
@@ -159,7 +169,8 @@ class Accelerated:
         self.count: int = self._accelerator.num_processes
         # Flags travel between the hosts, so that no accelerator is waited for.
         self._hosts = torch.distributed.new_group(backend="gloo") if self.count > 1 else None
-        self._scaled_optimizer: Any = None
+        self.scaled: bool = precision == "fp16"
+        self._unscaled = False
 
     def prepare(
         self, objective: nn.Module, optimizers: Optimizers
@@ -167,11 +178,13 @@ class Accelerated:
         """Return the objective as it is to be called, on its device, and the optimiser of its parameters."""
         if self._sharded and self.count > 1:
             objective.to(self.device)
-            self.shard(objective)
+            self._share_out(objective, low=self._precision == "bf16")
+            if self._precision == "bf16":
+                objective.forward = self._in_bf16(objective.forward)
             return objective, optimizers([p for p in objective.parameters() if p.requires_grad])
         optimizer = optimizers([p for p in objective.to(self.device).parameters() if p.requires_grad])
-        prepared, self._scaled_optimizer = self._accelerator.prepare(objective, optimizer)
-        return prepared, optimizer if self._accelerator.scaler is None else self._scaled_optimizer
+        prepared, scaled_optimizer = self._accelerator.prepare(objective, optimizer)
+        return prepared, scaled_optimizer if self.scaled else optimizer
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss, scaled in fp16, to those of the parameters."""
@@ -186,7 +199,13 @@ class Accelerated:
     def clip(self, parameters: list[nn.Parameter], norm: float) -> Tensor:
         """Scale the gradients down to a norm at most ``norm`` and return what it was."""
         self._accelerator.unscale_gradients()
+        self._unscaled = self.scaled
         return whole(torch.nn.utils.clip_grad_norm_(parameters, norm))
+
+    def skip(self) -> None:
+        """Tell what scales the loss that this step is over, which it learns otherwise when it is made."""
+        if self._unscaled:
+            self._accelerator.scaler.update()
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of a number over the processes."""
@@ -206,17 +225,29 @@ class Accelerated:
 
     def shard(self, module: nn.Module) -> None:
         """Share out a module's parameters among the processes, if this engine does so."""
-        if not (self._sharded and self.count > 1):
-            return
+        if self._sharded and self.count > 1:
+            self._share_out(module, low=False)
+
+    def _share_out(self, module: nn.Module, *, low: bool) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        low = torch.bfloat16 if self._precision == "bf16" else None
-        policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
+        # Like DDP: otherwise processes with other seeds would each bring a part of another network.
+        for tensor in (*module.parameters(), *module.buffers()):
+            torch.distributed.broadcast(tensor.detach(), 0)
+        # Times and points stay as they are, or the path would be rounded to 8 bits before it is learnt.
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16 if low else None,
+            reduce_dtype=torch.float32 if low else None,
+            cast_forward_inputs=False,
+        )
         mesh = init_device_mesh(self.device.type, (self.count,))
         for part in _units(module):
             fully_shard(part, mesh=mesh, mp_policy=policy)
         fully_shard(module, mesh=mesh, mp_policy=policy)
+
+    def _in_bf16(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return cast("Callable[..., Tensor]", torch.autocast(self.device.type, torch.bfloat16)(function))
 
     def state(self) -> dict[str, Any]:
         """Return the scale of the loss in fp16."""

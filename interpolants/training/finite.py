@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from interpolants.losses import Draw
+from interpolants.training.engine import whole
 from interpolants.training.steps import Objective
 
 
@@ -32,19 +33,29 @@ class NonFiniteLoss(ArithmeticError):
 
     def __str__(self) -> str:
         parts = "; ".join(f"{name}: {value}" for name, value in self.statistics.items())
+        parts = f" ({parts})" if parts else ""
         kept = "no checkpoint was written" if self.checkpoint is None else f"the last is {self.checkpoint}"
-        return f"the loss of step {self.step} is not finite ({parts}); of the checkpoints, {kept}"
+        return f"the loss of step {self.step} is not finite{parts}; of the checkpoints, {kept}"
+
+
+Explained = Callable[[int, Sequence[Draw], Tensor | None], NonFiniteLoss]
 
 
 class FiniteGuard:
-    """Looks at every step's loss; on an accelerator one step late, so as not to wait for it."""
+    """Looks at every step's loss; on an accelerator one step late, so as not to wait for it.
 
-    def __init__(self, limit: int) -> None:
+    Args:
+        limit: How many steps may be skipped.
+        explained: What makes the error of a step, its draws and the norm of its gradient.
+    """
+
+    def __init__(self, limit: int, explained: Explained) -> None:
         self._limit = limit
-        self._noted: tuple[int, Tensor, torch.cuda.Event] | None = None
+        self._explained = explained
+        self._noted: tuple[int, Sequence[Draw], Tensor | None, Tensor, torch.cuda.Event] | None = None
         self.skipped = 0
 
-    def accept(self, step: int, loss: Tensor, norm: Tensor | None) -> bool:
+    def accept(self, step: int, loss: Tensor, norm: Tensor | None, draws: Sequence[Draw]) -> bool:
         """Return whether the weights may be changed.
 
         Raises:
@@ -52,13 +63,13 @@ class FiniteGuard:
         """
         if loss.device.type == "cuda" and self._limit == 0:
             self.settle()
-            self._note(step, loss if norm is None else loss + norm)
+            self._note(step, loss, norm, draws)
             return True
         if math.isfinite(float(loss)) and (norm is None or math.isfinite(float(norm))):
             return True
         self.skipped += 1
         if self.skipped > self._limit:
-            raise NonFiniteLoss(step)
+            raise self._explained(step, draws, norm)
         return False
 
     def settle(self) -> None:
@@ -69,28 +80,29 @@ class FiniteGuard:
         """
         if self._noted is None:
             return
-        step, figure, event = self._noted
+        step, draws, norm, figure, event = self._noted
         self._noted = None
         event.synchronize()
         if not math.isfinite(float(figure)):
-            raise NonFiniteLoss(step)
+            raise self._explained(step, draws, norm)
 
-    def _note(self, step: int, figure: Tensor) -> None:
+    def _note(self, step: int, loss: Tensor, norm: Tensor | None, draws: Sequence[Draw]) -> None:
+        figure = loss if norm is None else loss + norm
         host = torch.empty((), dtype=figure.dtype, pin_memory=True)
         host.copy_(figure, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
-        self._noted = (step, host, event)
+        self._noted = (step, draws, norm, host, event)
 
 
 def statistics(objective: Objective, draws: Sequence[Draw], norm: Tensor | None) -> dict[str, str]:
     """Return what the minibatches and the weights of a step look like, in words."""
-    weights = [p.detach() for p in objective.parameters()]
-    broken = sum(not w.isfinite().all() for w in weights)
+    sizes = [float(whole(p.detach()).abs().max()) for p in objective.parameters() if p.numel()]
+    finite = [size for size in sizes if math.isfinite(size)]
     found = {
         "minibatch": _described(draws),
-        "largest weight": f"{max(float(w.abs().max()) for w in weights if w.numel()):.4g}",
-        "parameters with a NaN or infinity": f"{broken} of {len(weights)}",
+        "largest weight": f"{max(finite, default=math.nan):.4g}",
+        "parameters with a NaN or infinity": f"{len(sizes) - len(finite)} of {len(sizes)}",
     }
     if norm is not None:
         found["norm of the gradient"] = f"{float(norm):.4g}"
@@ -98,12 +110,13 @@ def statistics(objective: Objective, draws: Sequence[Draw], norm: Tensor | None)
 
 
 def _described(draws: Sequence[Draw]) -> str:
-    draw = draws[-1]
-    ends = ((name, getattr(draw, name)) for name in ("x0", "x1"))
-    words = [f"{len(draw.t)} examples, t in [{float(draw.t.min()):.4g}, {float(draw.t.max()):.4g}]"]
-    for name, x in ends:
-        broken = int((~x.isfinite()).sum())
-        words.append(f"{name} with {broken} numbers not finite, otherwise at most {_largest(x):.4g}")
+    t = torch.cat([draw.t.detach() for draw in draws])
+    words = [f"{len(t)} examples, t in [{float(t.min()):.4g}, {float(t.max()):.4g}]"]
+    for name in ("x0", "x1"):
+        ends = [getattr(draw, name) for draw in draws]
+        broken = sum(int((~x.isfinite()).sum()) for x in ends)
+        largest = max(_largest(x) for x in ends)
+        words.append(f"{name} with {broken} numbers not finite, otherwise at most {largest:.4g}")
     return ", ".join(words)
 
 

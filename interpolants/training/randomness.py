@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import random
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
+class GlobalStates(NamedTuple):
+    """The states of the global generators of the CPU, as each of them gives its own."""
+
+    torch: Tensor
+    python: Any
+    numpy: Any
+
+    @classmethod
+    def now(cls) -> GlobalStates:
+        """Return the present states."""
+        return cls(torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=True))  # noqa: NPY002 - it is there
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return them as tensors."""
+        _, words, gauss = self.python
+        _, keys, position, has_gauss, cached = self.numpy
+        return {
+            "torch": self.torch,
+            "python": torch.tensor(words),
+            "python_gauss": torch.tensor([gauss is not None, gauss or 0.0], dtype=torch.float64),
+            "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64).copy()),
+            "numpy_place": torch.tensor([position, has_gauss]),
+            "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
+        }
+
+
 def global_states(device: torch.device) -> dict[str, Tensor]:
     """Return the states of the global generators as tensors: torch's on CPU and device, NumPy's, Python's."""
-    _, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - it is there
-    states = {
-        "torch": torch.get_rng_state(),
-        "python": torch.tensor(words),
-        "python_gauss": torch.tensor([gauss is not None, gauss or 0.0], dtype=torch.float64),
-        "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64).copy()),
-        "numpy_place": torch.tensor([position, has_gauss]),
-        "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
-    }
+    states = GlobalStates.now().tensors()
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
     return states

@@ -10,7 +10,7 @@ from typing import final
 @final
 @dataclass(frozen=True)
 class WarmUp:
-    r"""A linear warm-up, then constant, or decaying to ``floor`` at the last step by a half cosine.
+    r"""A linear warm-up, then constant, or decaying to ``floor`` after the last step by a half cosine.
 
     As a function of the number of steps made it is the factor of the optimiser's own learning rate.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -93,8 +94,11 @@ class EagerStep:
             loss = torch.stack([*losses, self._gradient(next(parts))]).sum()
         loss = self._engine.mean(loss)
         norm = None if self._clip is None else self._engine.clip(self._parameters, self._clip)
-        if accept(loss, norm):
+        # A scaled gradient overflows now and then; what scales it skips those steps by itself.
+        if accept(loss, None if self._engine.scaled else norm):
             self.optimizer.step()
+        else:
+            self._engine.skip()
         return loss, norm
 
     def _gradient(self, part: Part) -> Tensor:
@@ -134,7 +138,6 @@ class CompiledStep:
             loss = cast("Tensor", torch.func.functional_call(objective, weights, tuple(part)))
             return loss if accumulate == 1 else loss / accumulate
 
-        @torch.compile(fullgraph=True, dynamic=False)
         def graph(part: Part, first: bool, last: bool) -> tuple[Tensor, Tensor | None]:
             gradients, loss = torch.func.grad_and_value(value)(list(leaves), part)
             for leaf, gradient in zip(leaves, gradients, strict=True):
@@ -147,7 +150,7 @@ class CompiledStep:
                 optimizer_step(optimizer)
             return cast("Tensor", loss), norm
 
-        self._graph = graph
+        self._graph = torch.compile(_with_its_own_code(graph), fullgraph=True, dynamic=False)
         self._in_graph = in_graph
 
     def __call__(self, parts: Iterator[Part], accept: Accept) -> tuple[Tensor, Tensor | None]:
@@ -166,6 +169,13 @@ class CompiledStep:
         if accept(loss, norm) and not self._in_graph:
             self.optimizer.step()
         return loss, norm
+
+
+def _with_its_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the same function anew: torch compiles the code of one only some eight times in a process."""
+    assert isinstance(function, FunctionType)
+    code = function.__code__.replace()
+    return FunctionType(code, function.__globals__, function.__name__, None, function.__closure__)
 
 
 def _treats_alike(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> bool:

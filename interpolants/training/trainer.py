@@ -16,17 +16,22 @@ from torch import Tensor, nn
 
 from interpolants.losses import Draw, Loss
 from interpolants.training.averages import Average
-from interpolants.training.checkpoints import Checkpoints
+from interpolants.training.checkpoints import Checkpoints, figure_of
 from interpolants.training.engine import Alone, Engine, Optimizers
+from interpolants.training.feed import Feed
 from interpolants.training.finite import FiniteGuard, NonFiniteLoss, statistics
 from interpolants.training.randomness import global_states, restore_global_states
 from interpolants.training.state import (
+    buffer_names,
     check_finite,
     module_state,
     optimizer_state,
     restore_module,
     restore_optimizer,
+    restore_settings,
+    settings,
     to_json,
+    under,
 )
 from interpolants.training.steps import CompiledStep, EagerStep, Objective, Part, StepMaker
 
@@ -63,7 +68,8 @@ class Trainer:
         batches: Minibatches ``(x0, x1)`` or ``(x0, x1, conditions)`` with a mapping of conditions; begun
             again when they run out before the steps do. With several processes, each gives its own rows, as
             many as the others. With ``state_dict`` and ``load_state_dict`` they are continued where they
-            stopped, else by going through those already used.
+            stopped, from a state that JSON can hold, else by going through those already taken; a loader
+            that shuffles finds its order again.
         steps: How many steps to make.
         optimizer: Makes the optimiser from the parameters; Adam with learning rate 1e-3 by default, in
             one fused kernel.
@@ -81,7 +87,8 @@ class Trainer:
             :class:`~interpolants.training.WarmUp`.
         accumulate: Minibatches in a step, whose gradients are averaged.
         clip: The largest norm of the gradient; longer ones are scaled down to it.
-        averages: Decays of exponential moving averages of the weights, found in :attr:`averages` by decay.
+        averages: Decays of exponential moving averages of the network's weights (not of what a path learns),
+            found in :attr:`averages` by decay.
         skip_non_finite: How many steps with a loss (or clipped gradient) that is not finite may be skipped in
             all before the training stops; on an accelerator that costs a wait in every step.
 
@@ -131,8 +138,7 @@ class Trainer:
         self.steps = steps
         self.generator = generator
         self.index = 0
-        self._batches = batches
-        self._iterator: Iterator[tuple[Any, ...]] | None = None
+        self._feed = Feed(batches, generator)
         self._engine = Alone() if engine is None else engine
         self._accumulate = accumulate
         if isinstance(optimizer, torch.optim.Optimizer):
@@ -168,8 +174,9 @@ class Trainer:
             self._engine.shard(average.module)
         self.optimizer = self._step.optimizer
         self._schedule = schedule
-        self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self._guard = FiniteGuard(skip_non_finite)
+        self._rates = [] if schedule is None else [float(g["lr"]) for g in self.optimizer.param_groups]
+        self._made_with = settings(self.optimizer)
+        self._guard = FiniteGuard(skip_non_finite, self._explained)
         self._last_checkpoint: Path | None = None
 
     def __iter__(self) -> Iterator[Step]:
@@ -185,10 +192,7 @@ class Trainer:
 
         def accept(loss: Tensor, norm: Tensor | None) -> bool:
             nonlocal accepted
-            try:
-                accepted = self._guard.accept(self.index + 1, loss, norm)
-            except NonFiniteLoss as error:
-                raise self._explained(error, draws, norm) from None
+            accepted = self._guard.accept(self.index + 1, loss, norm, draws)
             return accepted
 
         loss, norm = self._step(self._parts(draws), accept)
@@ -216,23 +220,44 @@ class Trainer:
             The file.
 
         Raises:
+            NonFiniteLoss: When the loss of the last step was not finite.
             OSError: When it cannot be written; the checkpoints before are left as they are.
-            ValueError: When a weight is not finite: such a state is not written.
+            TypeError: When the state of the batches or the optimiser has parts that JSON cannot hold.
+            ValueError: When a weight is not finite: such a state is not written. When ``metadata`` has a name
+                that the format needs.
         """
         self._guard.settle()
         tensors, text = self.state()
-        check_finite(tensors)
         path = checkpoints.path(self.index)
-        failure: OSError | None = None
+        failure: Exception | None = None
         if self._engine.index == 0:
             try:
-                checkpoints.save(self.index, tensors, {**(metadata or {}), "training": text}, figure=figure)
-            except OSError as error:
+                self._write(checkpoints, tensors, text, figure, metadata or {})
+            except Exception as error:  # The others wait to hear of it, whatever it is.
                 failure = error
         if self._engine.agree(failure is not None):
-            raise failure or OSError(f"process 0 could not write {path}")
+            raise failure or OSError(f"process 0 could not write {path}, and says why")
         self._last_checkpoint = path
         return path
+
+    def _write(
+        self,
+        checkpoints: Checkpoints,
+        tensors: Mapping[str, Tensor],
+        text: str,
+        figure: float | None,
+        metadata: Mapping[str, str],
+    ) -> None:
+        if "training" in metadata:
+            raise ValueError("the metadata 'training' is the trainer's own; choose another name")
+        buffers = buffer_names("objective", self._objective)
+        for decay, average in self.averages.items():
+            buffers |= buffer_names(f"average/{decay!r}", average.module)
+        check_finite(tensors, buffers)
+        path = checkpoints.path(self.index)
+        if figure is None and path == self._last_checkpoint:  # Written anew, and as good as it was.
+            figure = figure_of(path)
+        checkpoints.save(self.index, tensors, {**metadata, "training": text}, figure=figure)
 
     def resume(self, checkpoints: Checkpoints) -> int:
         """Go on from the last whole checkpoint, if there is one, and return the step reached.
@@ -243,9 +268,17 @@ class Trainer:
             checkpoints: Where :meth:`save` wrote them.
 
         Raises:
-            ValueError: When they are of another network or optimiser, or all are damaged.
+            ValueError: When they are of another network or optimiser, or all are damaged, or the processes
+                find different ones.
         """
         found = checkpoints.latest()
+        step = -1 if found is None else checkpoints.step(found[2])
+        steps = self._engine.gather(torch.tensor([step], device=self._device)).tolist()
+        if min(steps) < max(steps):
+            raise ValueError(
+                f"the processes found checkpoints of different steps, {steps} (-1 for none): "
+                f"{checkpoints.folder} must be a folder that all of them see"
+            )
         if found is None:
             return self.index
         tensors, metadata, path = found
@@ -265,18 +298,28 @@ class Trainer:
             tensors |= module_state(f"average/{decay!r}", average.module)
         of_optimizer, rest = optimizer_state(self.optimizer)
         tensors |= of_optimizer
-        for name, value in global_states(self._device).items():
-            tensors[f"random/{name}"] = self._engine.gather(value.unsqueeze(0).to(self._device))
+        if (
+            self._schedule is not None
+        ):  # It sets the rates anew, and a training without it has those it was given.
+            for group in rest["groups"]:
+                group.pop("lr")
+        tensors |= self._of_all("random", global_states(self._device))
         if self.generator is not None:
             tensors["random/generator"] = self.generator.get_state()
+        beginning, generator = self._feed.beginning()
+        tensors |= self._of_all("beginning", beginning)
+        if generator is not None:
+            tensors["beginning/generator"] = generator
         values = {
             "step": self.index,
             "skipped": self._guard.skipped,
+            "decays": list(self.averages),
             "updates": [average.updates for average in self.averages.values()],
-            "batches": self._batches_state(),
+            **self._feed.state(),
             "processes": self._engine.count,
             "engine": self._engine.state(),
             "optimizer": rest,
+            "made_with": self._made_with,
         }
         return {name: value.cpu() for name, value in tensors.items()}, to_json(values)
 
@@ -287,20 +330,32 @@ class Trainer:
             ValueError: When it is of another network or optimiser.
         """
         values = json.loads(text)
+        # What is not in checkpoints written before it was kept.
+        values.setdefault("decays", list(self.averages))
+        values.setdefault("taken", values["step"] * self._accumulate)
+        values.setdefault("begun", 0)
+        values.setdefault("made_with", values["optimizer"]["groups"])
         restore_module("objective", self._objective, tensors)
-        for (decay, average), updates in zip(self.averages.items(), values["updates"], strict=False):
-            restore_module(f"average/{decay!r}", average.module, tensors)
-            average.n_averaged.fill_(updates)
-            average.updates = updates
+        self._restore_averages(tensors, dict(zip(values["decays"], values["updates"], strict=False)))
         restore_optimizer(self.optimizer, tensors, values["optimizer"])
+        restore_settings(self.optimizer, self._made_with, values["made_with"], values["optimizer"]["groups"])
         self.index = values["step"]
         self._guard.skipped = values["skipped"]
         self._engine.restore(values["engine"])
-        self._iterator = None
-        self._restore_batches(values["batches"])
+        same = values["processes"] == self._engine.count
+        beginning = self._own("beginning", tensors) if same else {}
+        self._feed.restore(values, beginning, tensors.get("beginning/generator"))
         if self.generator is not None and "random/generator" in tensors:
             self.generator.set_state(tensors["random/generator"])
-        self._restore_global_states(tensors, values["processes"])
+        if same:
+            restore_global_states(self._own("random", tensors), self._device)
+        else:
+            warnings.warn(
+                f"the checkpoint was written by {values['processes']} processes and there are "
+                f"{self._engine.count}: what draws from the global generators, such as dropout, goes on with "
+                "other numbers",
+                stacklevel=3,
+            )
 
     @property
     def _device(self) -> torch.device:
@@ -308,20 +363,11 @@ class Trainer:
 
     def _parts(self, draws: list[Draw]) -> Iterator[Part]:
         while True:
-            batch = self._next_batch()
+            batch = self._feed.take()
             conditions: Mapping[str, Any] = batch[2] if len(batch) > 2 else {}
             draw = self.loss.draw(batch[0], batch[1], generator=self.generator, shard=self._engine)
             draws.append(draw)
             yield Part(draw, conditions)
-
-    def _next_batch(self) -> tuple[Any, ...]:
-        for _ in range(2):
-            if self._iterator is None:
-                self._iterator = iter(self._batches)
-            for batch in self._iterator:
-                return batch
-            self._iterator = None
-        raise ValueError("batches gave no minibatch: they are empty, or an iterator that has run out")
 
     def _set_rates(self) -> None:
         if self._schedule is None:
@@ -333,32 +379,28 @@ class Trainer:
             else:
                 group["lr"] = factor * rate
 
-    def _explained(self, error: NonFiniteLoss, draws: list[Draw], norm: Tensor | None) -> NonFiniteLoss:
-        figures = statistics(self._objective, draws, norm)
-        return NonFiniteLoss(error.step, figures, self._last_checkpoint)
+    def _explained(self, step: int, draws: Sequence[Draw], norm: Tensor | None) -> NonFiniteLoss:
+        return NonFiniteLoss(step, statistics(self._objective, draws, norm), self._last_checkpoint)
 
-    def _batches_state(self) -> Any:
-        state_dict = getattr(self._batches, "state_dict", None)
-        return None if state_dict is None else state_dict()
+    def _restore_averages(self, tensors: Mapping[str, Tensor], updates: Mapping[float, int]) -> None:
+        for decay, average in self.averages.items():
+            average.updates = 0
+            if decay in updates:
+                restore_module(f"average/{decay!r}", average.module, tensors)
+                average.updates = updates[decay]
+                average.n_averaged.fill_(average.updates)
+            else:  # It begins now.
+                average.update_parameters(self._objective.network)
 
-    def _restore_batches(self, state: Any) -> None:
-        if state is not None:
-            self._batches.load_state_dict(state)  # type: ignore[attr-defined]
-            return
-        for _ in range(self.index * self._accumulate):
-            self._next_batch()
+    def _of_all(self, prefix: str, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return one row for each process of each state."""
+        rows = {name: state.unsqueeze(0).to(self._device) for name, state in states.items()}
+        return {f"{prefix}/{name}": self._engine.gather(row) for name, row in rows.items()}
 
-    def _restore_global_states(self, tensors: Mapping[str, Tensor], processes: int) -> None:
-        if processes != self._engine.count:
-            warnings.warn(
-                f"the checkpoint was written by {processes} processes and there are {self._engine.count}: "
-                "what draws from the global generators, such as dropout, goes on with other numbers",
-                stacklevel=3,
-            )
-            return
-        names = [name for name in tensors if name.startswith("random/") and name != "random/generator"]
-        own = {name.removeprefix("random/"): tensors[name][self._engine.index].clone() for name in names}
-        restore_global_states(own, self._device)
+    def _own(self, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return this process's rows of what :meth:`_of_all` returned."""
+        rows = under(prefix, tensors)
+        return {name: row[self._engine.index].clone() for name, row in rows.items() if name != "generator"}
 
 
 def _with_tensor_rates(optimizers: Optimizers) -> Optimizers:

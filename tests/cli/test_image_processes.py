@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are forked
 
 SMALL = (
     "digits --width 8 --multipliers 1 --blocks 1 --attention --heads 1 --batch-size 8 --sample-steps 2 "
-    "--picture-every 0 --warm-up 3 --dropout 0.2 --device cpu --resume"
+    "--picture-every 0 --warm-up 3 --decay none --no-conditional --dropout 0.2 --device cpu --resume"
 ).split()
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 

@@ -55,6 +55,17 @@ def test_the_starting_points_have_the_law_that_the_training_had():
     assert set(chosen.flatten().tolist()) == {-1.0, 0.5}
 
 
+def test_source_images_are_mirrored_as_the_training_mirrored_them():
+    images = TensorImages(torch.tensor([-1.0, 1.0]).expand(1, 1, 2, 2).clone())
+    n = 1000
+    for flip in (False, True):
+        drawn = drawing(Still(), source=images)
+        drawn.run.config = ImageConfig(flip=flip)
+        turned = (drawn.batch(0, n).images[:, 0, 0, 0] == 1).double().mean()
+        # Five standard errors of a share: chance exceeds them once in a million.
+        assert abs(turned - 0.5 * flip) < 5 * flip * (0.25 / n) ** 0.5 + 1e-9
+
+
 def test_classes_are_drawn_as_often_as_there_are_images_of_them():
     n = 10_000
     labels = drawing(Still(), counts=(3, 0, 1)).labels(n, 300)

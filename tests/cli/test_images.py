@@ -1,7 +1,9 @@
 import errno
 import json
+import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +12,15 @@ from PIL import Image
 
 from interpolants.cli import main
 from interpolants.cli.image_folder import read_metrics
-from interpolants.config import ImageConfig
-from interpolants.data import ImageBatches
+from interpolants.config import Config, ImageConfig
+from interpolants.config.images import Split
+from interpolants.data import Digits, ImageBatches, TensorImages
+from interpolants.metrics import FeatureStatistics
 from interpolants.training import Checkpoints, load_checkpoint
 
 SMALL = (
     "--width 8 --multipliers 1 --blocks 1 --attention --heads 1 --batch-size 8 --sample-steps 2 "
-    "--picture-every 0 --warm-up 3"
+    "--picture-every 0 --warm-up 3 --decay none --averages 0.999 --no-conditional"
 ).split()
 
 
@@ -124,9 +128,13 @@ def test_a_run_that_goes_on_ends_as_if_it_had_never_stopped(capsys):
     assert [line["loss"] for line in whole] == [line["loss"] for line in parts]
     assert [line["seconds"] for line in parts] == sorted(line["seconds"] for line in parts)
     assert len(json.loads(Path("parts/run.json").read_text())["starts"]) == 2
-    # A finished run is left as it is.
+    # A finished run is left as it is, and is not taken back.
     assert train(*options, "--steps", 8, out="parts") == 0
     assert_same_state("parts", "whole")
+    assert "parts has made 8 steps already; --steps must be at least as many, got 7" in refused(
+        capsys, "train", "digits", *SMALL, *options, "--steps", 7, "--out", "parts"
+    )
+    assert json.loads(Path("parts/config.json").read_text())["steps"] == 8
 
 
 @pytest.mark.parametrize("options", [["--resume"], []], ids=["resume", "no-resume"])
@@ -164,6 +172,10 @@ def test_a_torn_folder_is_begun_anew_and_one_that_is_no_run_left_alone(capsys):
         capsys, "train", "digits", *SMALL, "--steps", 2, "--out", "run", "--resume", "--seed", 1
     )
     assert train("--steps", 2, "--resume") == 0
+    Path("run/config.json").write_text(Config().to_json())
+    assert "run holds a run of another kind or version" in refused(
+        capsys, "train", "digits", *SMALL, "--out", "run", "--resume"
+    )
     os.mkdir("precious")
     Path("precious/holiday.png").write_text("")
     assert "holds something that is no run" in refused(
@@ -180,6 +192,31 @@ def test_a_run_is_not_continued_with_other_images(capsys):
     assert "held no images out" in refused(capsys, "evaluate", "run", "--n", 9)
 
 
+def test_broken_pictures_are_noted_and_none_but_broken_ones_refused(capsys):
+    os.mkdir("photos")
+    for k in range(6):
+        Image.new("RGB", (9, 12), (40 * k, 0, 0)).save(f"photos/{k}.png")
+    for k in (2, 3):
+        Path(f"photos/{k}.png").write_bytes(b"broken")
+    options = ["train", "folder", "--data", "photos", *SMALL, "--size", 8, "--steps", 2, "--held-out", 0]
+    assert exit_code(*options, "--workers", 0, "--out", "run") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "broken" in line or "cannot" in line]
+    assert sorted(line.partition(":")[2].strip()[:29] for line in lines) == [
+        "photos/2.png cannot be read: ", "photos/3.png cannot be read: ",
+    ]  # fmt: skip
+    assert all(line.startswith("note: ") for line in lines)
+    for path in Path("photos").iterdir():
+        path.write_bytes(b"broken")
+    assert "none of the 6 pictures below photos can be read" in refused(capsys, *options, "--out", "other")
+
+
+def test_what_a_preset_switches_on_may_be_asked_for_and_switched_off():
+    # In the shell's history there is "train digits --conditional" from before it was the preset's.
+    for option, conditional in (("--conditional", True), ("--no-conditional", False)):
+        assert train("--steps", 1, option, "--overwrite") == 0
+        assert json.loads(Path("run/config.json").read_text())["conditional"] is conditional
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -191,7 +228,8 @@ def test_a_run_is_not_continued_with_other_images(capsys):
         ("digits --device tpu9", "--device tpu9 cannot be used here"),
         ("digits --method eular", "unknown ODE method 'eular'"),
         ("digits --width 9 --heads 2 --attention 1", "heads must divide"),
-        ("digits --decay cosine --steps 2", "the decay needs steps"),
+        ("digits --decay cosine --steps 3", "--decay cosine needs more --steps than those of --warm-up, 3"),
+        ("digits --channels 3", "--channels is 3 but the images have 1; name their number, or 0"),
         ("folder", "name the folder with --data"),
         ("folder --data nowhere", "nowhere"),
         ("npz --data nowhere.npz", "nowhere.npz"),
@@ -318,6 +356,9 @@ def test_samples_that_cannot_be_drawn_are_refused(labelled, capsys):
     assert exit_code("sample", labelled, "--n", 2, "--steps", 2) == 0
     os.mkdir("precious")
     Path("precious/holiday.txt").write_text("")
+    os.mkdir("mine")
+    Path("mine/holiday.png").write_text("")
+    assert "no checkpoint at nowhere" in refused(capsys, "sample", "nowhere", "--label", 3)
     for options, said in (
         ("", "samples.npz exists already"),
         ("--out precious --overwrite", "holds something that is no folder of samples"),
@@ -328,6 +369,9 @@ def test_samples_that_cannot_be_drawn_are_refused(labelled, capsys):
         ("--out a.npz --weights best", "unknown weights 'best'; this run has averaged, last, 0.999"),
         ("--out a.npz --reverse", "--reverse carries points back"),
         ("--out nowhere/a.npz", "not a folder"),
+        ("--out grid.png", "--out must be a folder or end in .npz; got grid.png"),
+        ("--out mine --overwrite", "mine holds something that is no folder of samples"),
+        ("--out a.npz --guidance inf", "--guidance must be finite; got inf"),
         ("--out a.npz --batch-size 0", "--batch-size must be at least 1"),
     ):
         assert said in refused(capsys, "sample", labelled, "--n", 2, *options.split())
@@ -370,8 +414,23 @@ def test_an_evaluation_puts_the_floor_beside_every_figure(labelled, capsys, monk
         ("--reference both", "unknown reference 'both'; known: train, test"),
         ("--extractor eyes", "unknown extractor 'eyes'; known: classifier, inception"),
         ("--n 0", "--n must be at least 1"),
+        ("--n 5", "more than 5 images must be drawn, trained on and held out; got 5, 1,437 and 360"),
+        ("--real 4", "got 10,000, 4 and 4"),
+        ("--out figures.npz", "--out must be a file that ends in .json"),
     ):
         assert said in refused(capsys, "evaluate", labelled, *option.split())
+    # Of a checkpoint the classifier is that of its run, and so is the place of the figures.
+    (labelled / "evaluation.json").unlink()
+    assert exit_code("evaluate", labelled / "checkpoints/step-00000004.safetensors", *options[2:]) == 0
+    assert (labelled / "evaluation.json").is_file()
+    assert len(taught) == 1
+    # Of one class, its own images are what those drawn are compared with.
+    capsys.readouterr()
+    assert exit_code(*options, "--label", 3, "--out", "three.json") == 0
+    three = json.loads(Path("three.json").read_text())
+    labels = Digits().labels
+    assert three["frechet"]["reference"] + three["copies"]["held_out"] == int((labels == 3).sum())
+    assert three["copies"]["training"] == three["frechet"]["reference"]
     assert "there is no run at nowhere" in refused(capsys, "evaluate", "nowhere")
 
 
@@ -400,6 +459,32 @@ def test_the_distance_is_followed_while_it_trains_and_the_best_checkpoint_kept(m
     assert train(*learning, out="unseen") == 0
     unseen, seen = last_state("unseen"), last_state("run")
     assert all(torch.equal(unseen[0][name], seen[0][name]) for name in unseen[0])
+
+
+def test_images_of_one_class_teach_the_classifier_how_they_are_turned(monkeypatch):
+    from interpolants.cli import image_quality
+
+    seen = []
+    monkeypatch.setattr(
+        image_quality,
+        "train_classifier",
+        lambda images, labels, *, seed: seen.append(labels) or torch.nn.ReLU(),
+    )
+    images = torch.zeros(3, 1, 2, 2)
+    for labels in ([0, 1, 0], [1, 1, 1]):
+        split = Split(TensorImages(images, torch.tensor(labels)), None)
+        image_quality.classifier_of(SimpleNamespace(device="cpu"), split, None)
+    assert seen[0].tolist() == [0, 1, 0]
+    assert seen[1] is None
+
+
+def test_a_distance_of_images_at_infinity_is_none_and_stops_nothing():
+    from interpolants.cli.image_quality import Frechet
+
+    measure = object.__new__(Frechet)
+    measure._extractor, measure._real = torch.nn.Flatten(), FeatureStatistics.of(torch.randn(9, 4))
+    drawn = SimpleNamespace(images=torch.full((3, 1, 2, 2), torch.nan))
+    assert math.isnan(measure(SimpleNamespace(batches=lambda n, size: [drawn])))
 
 
 def test_a_step_sees_its_images_in_parts_with_their_labels_and_mirrored_when_asked(monkeypatch):

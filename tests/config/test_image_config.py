@@ -50,6 +50,10 @@ def test_a_run_may_go_on_with_other_steps_and_records_but_not_with_another_netwo
         method="rk4",
     )
     assert first.differences(same) == []
+    assert first.differences(dataclasses.replace(first, source="uniform", averages=())) == [
+        "--source was normal and is uniform",
+        "--averages was 0.999 and is nothing",
+    ]
     other = dataclasses.replace(first, width=16, multipliers=(1, 2, 3), seed=5)
     assert first.differences(other) == [
         "--width was 32 and is 16",
@@ -104,11 +108,15 @@ def test_sets_that_do_not_fit_their_configuration_are_refused(tmp_path):
     path = tmp_path / "images.npz"
     np.savez(path, images=np.zeros((9, 6, 4, 3), dtype=np.uint8))
     of_file = {"images": "npz", "data": str(path)}
-    assert image_sets_of(ImageConfig(**of_file, size=0, held_out=4)).train.shape == (3, 6, 4)
+    assert image_sets_of(ImageConfig(**of_file, size=0, channels=0, held_out=4)).train.shape == (3, 6, 4)
     for values, said in (
         ({"size": 0, "held_out": 5}, "--held-out must be at most half of the 9 images; got 5"),
-        ({"size": 8, "held_out": 4}, "--size is 8 but the images are 6 x 4"),
-        ({"size": 0, "held_out": 4, "conditional": True}, "--conditional needs images with classes"),
+        ({"size": 0, "held_out": 4, "channels": 1}, "--channels is 1 but the images have 3"),
+        ({"size": 8, "held_out": 4, "channels": 0}, "--size is 8 but the images are 6 x 4"),
+        (
+            {"size": 0, "held_out": 4, "channels": 3, "conditional": True},
+            "--conditional needs images with classes",
+        ),
     ):
         with pytest.raises(ValueError, match=said):
             image_sets_of(ImageConfig(**of_file, **values))
@@ -149,6 +157,12 @@ def test_networks_answer_for_every_head_and_class():
         image_network_of(ImageConfig(multipliers=(1, 1, 1), attention=()), (1, 10, 10), None)
     with pytest.raises(ValueError, match="a slash and the patch; got 'M/2'"):
         image_network_of(ImageConfig(network="M/2"), SHAPE, None)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_weights_lie_channels_last_unless_they_are_shared_out(sharded):
+    network = image_network_of(ImageConfig(width=8, blocks=1, sharded=sharded), SHAPE, None)
+    assert all(p.is_contiguous() for p in network.parameters()) == sharded
 
 
 def test_the_seed_decides_the_weights():

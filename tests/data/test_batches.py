@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.stats import chi2, kstest
 
 from interpolants.data import Digits, Glyphs, ImageBatches, ImageFolder, ImageSet, TensorImages
-from interpolants.data.batches import _Ahead
+from interpolants.data.ahead import Ahead, _close
 
 
 def numbered(n=10):
@@ -368,7 +368,7 @@ def test_a_connection_that_breaks_with_its_worker_is_a_dead_worker():
         def __next__(self):
             raise ConnectionResetError("by peer")
 
-    ahead = object.__new__(_Ahead)
+    ahead = object.__new__(Ahead)
     ahead._iterator = Broken([Dead()])
     with pytest.raises(RuntimeError, match="worker that loads minibatches has died: pid 7, exit code -9"):
         ahead.next()
@@ -381,8 +381,8 @@ def test_a_worker_that_fails_while_it_is_stopped_is_no_error():
     ended = []
 
     class Worker:
-        def terminate(self):
-            ended.append("terminate")
+        def kill(self):
+            ended.append("kill")
 
         def join(self):
             ended.append("join")
@@ -394,10 +394,30 @@ def test_a_worker_that_fails_while_it_is_stopped_is_no_error():
         def _shutdown_workers(self):
             raise RuntimeError("DataLoader worker is killed by signal: Aborted.")
 
-    ahead = object.__new__(_Ahead)
-    ahead._iterator = Stopping()
+    _close(Stopping())
+    assert ended == ["kill", "join"]
+
+
+@pytest.mark.slow
+def test_signals_to_the_whole_group_stop_no_worker():
+    plan = ImageBatches(numbered(), 4)._plan
+    ahead = Ahead(plan, 0, 1, pin=False)
+
+    def interrupted():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(children()[0], number)
+
+    interrupted()  # While it starts
+    expected = ImageBatches(numbered(), 4)
+    assert torch.equal(ahead.next().x1, next(iter(expected))[1])
+    interrupted()
+    time.sleep(0.2)
+    for _, x1, _ in islice(expected, 20):
+        assert torch.equal(ahead.next().x1, x1)
+    # This process still hears them.
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
     ahead.close()
-    assert ended == ["terminate", "join"]
+    assert children() == []
 
 
 @pytest.mark.slow

@@ -58,9 +58,9 @@ class Batches:
         self.step = state["step"]
 
 
-def make(engine, steps=20, **options):
+def make(engine, steps=20, network=None, **options):
     return Trainer(
-        Blocks(),
+        network or Blocks(),
         Quadratic(Linear(Brownian()), coupling=OptimalTransport(), times=Stratified()),
         Batches(engine),
         steps=steps,
@@ -83,6 +83,42 @@ def losses(kind, folder, engine, name):
     trainer.save(Checkpoints(folder / name))
     if engine.index == 0:
         (folder / f"{name}.json").write_text(json.dumps(seen))
+
+
+def apart(folder):
+    """What comes of processes that differ where they should not."""
+    found = {}
+    for sharded in (False, True):
+        engine = Accelerated(cpu=True, sharded=sharded)
+        torch.manual_seed(engine.index)
+        network = Blocks()
+        for parameter in network.parameters():
+            nn.init.normal_(parameter)
+        trainer = make(engine, network=network, averages=(0.9,))
+        tensors, _ = trainer.state()
+        weight = "first.layers.0.weight"
+        found[f"weights-{sharded}"] = tensors[f"objective/network.{weight}"].tolist()
+        found[f"average-{sharded}"] = tensors[f"average/0.9/{weight}"].tolist()
+        next(trainer)
+        trainer.save(Checkpoints(folder / f"kept-{sharded}"))
+        # Process 0 fails for a reason that is not the disk's.
+        metadata = {"format": ""} if engine.index == 0 else {}
+        nowhere = Checkpoints(folder / "none")
+        found[f"failed-{sharded}"] = refused(trainer.save, nowhere, metadata=metadata)
+        own = Checkpoints(folder / (f"kept-{sharded}" if engine.index == 0 else "empty"))
+        found[f"different-{sharded}"] = refused(make(engine).resume, own)
+        with torch.no_grad():
+            trainer.network.blocks[0].layers[0].bias.mul_(torch.inf)
+        found[f"infinite-{sharded}"] = refused(next, trainer)
+    return found
+
+
+def refused(action, *arguments, **options):
+    try:
+        action(*arguments, **options)
+    except (ArithmeticError, OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def main():
@@ -129,6 +165,22 @@ def main():
         object.__setattr__(trainer.loss, "draw", draw)
         skipped = [step.skipped for step in trainer]
         (folder / f"skipped-{engine.index}.json").write_text(json.dumps(skipped))
+    if what == "bf16":
+        for sharded in (False, True):
+            engine = Accelerated(cpu=True, sharded=sharded, precision="bf16")
+            trainer = make(engine, averages=(0.9,))
+            types = set()
+            trainer.network.first.register_forward_pre_hook(
+                lambda part, given, types=types: types.update((part.layers[0].weight.dtype, given[0].dtype))
+            )
+            seen = [float(step.loss) for step in trainer]
+            t, x = torch.rand(4, generator=seeded(3)), torch.randn(4, 2, generator=seeded(4))
+            answer = trainer.averages[0.9](t, x)
+            found = {"losses": seen, "types": sorted(map(str, types)), "answer": answer.tolist()}
+            if engine.index == 0:
+                (folder / f"{sharded}.json").write_text(json.dumps(found))
+    if what == "apart":
+        (folder / f"apart-{os.environ['RANK']}.json").write_text(json.dumps(apart(folder)))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

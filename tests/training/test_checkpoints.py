@@ -10,7 +10,7 @@ import textwrap
 import pytest
 import torch
 
-from interpolants.training import Checkpoints, DamagedCheckpoint, load_checkpoint, save_checkpoint
+from interpolants.training import Checkpoints, DamagedCheckpoint, checkpoint, load_checkpoint, save_checkpoint
 
 
 def saved(folder, steps, keep=3, figures=None):
@@ -108,6 +108,111 @@ def test_a_malicious_pickle_is_refused_unexecuted(tmp_path):
 def _torch_pickle(thing, folder):
     torch.save(thing, folder / "pickle.pt")
     return (folder / "pickle.pt").read_bytes()
+
+
+def test_keys_that_look_like_the_checksum_do_no_harm(tmp_path):
+    text = {
+        'x"checksum': "0" * 70,
+        ',"checksum': "1" * 70,
+        '{"checksum': "2" * 70,
+        "unicode \u2028 é": "\x00😀",
+    }
+    # The order of the header is another every time.
+    for _ in range(20):
+        path = save_checkpoint(tmp_path / "ü.safetensors", {'x"checksum': torch.ones(1)}, text)
+        assert load_checkpoint(path)[1] == text
+
+
+def test_other_things_in_the_folder_are_passed_over(tmp_path):
+    checkpoints = saved(tmp_path, [1], keep=1)
+    (tmp_path / "step-00000009.safetensors").mkdir()
+    (tmp_path / "step-00000008.safetensors").symlink_to(tmp_path / "nowhere")
+    for name in ("step-7.safetensors.bak", "step-.safetensors", "best.safetensors", "notes.txt"):
+        (tmp_path / name).write_text("not ours")
+    assert checkpoints.latest()[2] == checkpoints.path(1)
+    assert names(saved(tmp_path, [2], keep=1)) == [2]
+    assert len(list(tmp_path.iterdir())) == 7
+
+
+def test_steps_of_more_than_eight_digits_are_sorted_as_numbers(tmp_path):
+    checkpoints = saved(tmp_path, [99_999_999, 100_000_000, 123_456_789_012], keep=2)
+    assert names(checkpoints) == [100_000_000, 123_456_789_012]
+    assert checkpoints.step(checkpoints.latest()[2]) == 123_456_789_012
+
+
+def test_equal_and_infinite_figures_keep_one_best(tmp_path):
+    checkpoints = saved(tmp_path, range(4), keep=1, figures=[float("inf"), 2.0, 2.0, 3.0])
+    assert checkpoints.best() == checkpoints.path(1)
+    assert names(checkpoints) == [1, 3]
+
+
+def test_the_figure_is_no_name_for_other_text(tmp_path):
+    with pytest.raises(ValueError, match="'figure' is the format's own"):
+        Checkpoints(tmp_path).save(1, {"a": torch.ones(1)}, {"figure": "0.1"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_removed_while_it_is_looked_for_is_passed_over(tmp_path, monkeypatch):
+    checkpoints = saved(tmp_path, [1, 2])
+    found = checkpoints.paths()
+    monkeypatch.setattr(checkpoints, "paths", lambda: found)
+    checkpoints.path(2).unlink()
+    assert checkpoints.latest()[2] == checkpoints.path(1)
+
+
+def test_a_disk_that_cannot_be_read_counts_as_damage(tmp_path, monkeypatch):
+    checkpoints = saved(tmp_path, [1, 2])
+
+    def broken(path, real=checkpoint._is_whole):
+        if path == checkpoints.path(2):
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "_is_whole", broken)
+    with pytest.warns(UserWarning, match=r"step-00000002.*Input/output error.*going on from .*step-00000001"):
+        assert checkpoints.latest()[2] == checkpoints.path(1)
+
+
+def test_the_file_is_on_the_disk_before_it_has_its_name_and_the_folder_after(tmp_path, monkeypatch):
+    events, sync, replace = [], os.fsync, os.replace
+
+    def noted(descriptor):
+        events.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
+        sync(descriptor)
+
+    monkeypatch.setattr("os.fsync", noted)
+    monkeypatch.setattr("os.replace", lambda *paths: events.append("name") or replace(*paths))
+    monkeypatch.setattr("pathlib.Path.replace", lambda path, to: os.replace(path, to))
+    save_checkpoint(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {})
+    assert events == ["file", "name", "folder"]
+
+
+def test_a_writer_that_lives_is_not_cleared_away(tmp_path):
+    script = """
+        import sys, torch
+        from interpolants.training import save_checkpoint
+        import interpolants.training.checkpoint as checkpoint
+        checksum = checkpoint._checksum
+        def waiting(file):
+            print("writing", flush=True)
+            sys.stdin.readline()
+            return checksum(file)
+        checkpoint._checksum = waiting
+        save_checkpoint(sys.argv[1], {"a": torch.ones(1)}, {"by": "other"})
+    """
+    other = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "step-00000005.safetensors")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with other:
+        assert other.stdout.readline() == "writing\n"
+        checkpoints = saved(tmp_path, [1])
+        assert len(list(tmp_path.iterdir())) == 2
+        other.communicate("\n")
+    assert other.returncode == 0
+    assert checkpoints.latest()[1] == {"by": "other"}
 
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path):

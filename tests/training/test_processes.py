@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from process_worker import OPTIONS, make
+from process_worker import OPTIONS, Blocks, make
 
 from interpolants.training import Accelerated, Alone, Checkpoints
 
@@ -82,6 +82,62 @@ def test_one_process_loads_what_a_sharded_training_saved_and_goes_on(two):
 
 
 @pytest.mark.slow
+def test_a_sharded_network_in_bf16_learns_the_path_that_a_whole_one_learns(tmp_path):
+    launch("bf16", tmp_path)
+    whole, sharded = (json.loads((tmp_path / f"{kind}.json").read_text()) for kind in (False, True))
+    assert whole["types"] == ["torch.float32"]
+    # The weights are gathered in 16 bits; times and points would lose in them what is to be learnt.
+    assert sharded["types"] == ["torch.bfloat16", "torch.float32"]
+    # Sums in another order; with times and points in bf16 the losses would differ by a thousandth and more.
+    assert sharded["losses"][:3] == pytest.approx(whole["losses"][:3], rel=2e-4)
+    # Averages are used in full precision.
+    assert torch.tensor(sharded["answer"]).bfloat16().tolist() != sharded["answer"]
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("apart")
+    launch("apart", folder)
+    return [json.loads((folder / f"apart-{index}.json").read_text()) for index in (0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True])
+def test_processes_that_begin_with_other_weights_train_those_of_the_first(apart, shared):
+    torch.manual_seed(0)
+    network = Blocks()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter)
+    expected = network.first.layers[0].weight.tolist()
+    for found in apart:
+        assert found[f"weights-{shared}"] == expected
+    # The first process's is the one that is written.
+    assert apart[0][f"average-{shared}"] == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True])
+def test_when_the_first_process_cannot_write_all_of_them_hear_of_it(apart, shared):
+    assert apart[0][f"failed-{shared}"].startswith("ValueError: the metadata 'format' is the format's own")
+    assert apart[1][f"failed-{shared}"].startswith("OSError: process 0 could not write")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True])
+def test_processes_that_find_different_checkpoints_do_not_go_on(apart, shared):
+    for found in apart:
+        assert "different steps, [1, -1] (-1 for none)" in found[f"different-{shared}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True])
+def test_every_process_says_what_is_broken_of_the_whole_network(apart, shared):
+    for found in apart:
+        assert found[f"infinite-{shared}"].startswith("NonFiniteLoss: the loss of step 2 is not finite")
+        assert "parameters with a NaN or infinity: 1 of 12" in found[f"infinite-{shared}"]
+
+
+@pytest.mark.slow
 def test_a_run_whose_processes_are_killed_is_completed_by_the_launcher(tmp_path):
     launch("killed", tmp_path, "--max-restarts=3")
     tensors, _, path = Checkpoints(tmp_path / "checkpoints").latest()
@@ -120,7 +176,7 @@ def test_bf16_trains_in_mixed_precision():
     script = """
         import sys; sys.path.insert(0, sys.argv[1])
         import torch
-        from process_worker import OPTIONS, make
+        from process_worker import OPTIONS, Blocks, make
         from interpolants.training import Accelerated, Alone
         seen = []
         for engine in (Alone(), Accelerated(precision="bf16", cpu=True)):

@@ -392,6 +392,13 @@ def test_a_step_that_cannot_be_compiled_says_so_in_a_line():
 
 
 @pytest.mark.slow
+def test_a_process_compiles_as_many_trainings_as_it_likes():
+    with torch._dynamo.config.patch(recompile_limit=1):  # By default torch stops at the ninth.
+        for _ in range(2):
+            next(Trainer(small(), Regression(Linear()), batches(), steps=1, compile=True))
+
+
+@pytest.mark.slow
 def test_a_network_of_one_parameter_can_be_compiled():
     class Single(torch.nn.Module):
         def __init__(self):

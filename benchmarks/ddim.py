@@ -1,6 +1,7 @@
 """DDIM beside the Euler steps of IADB: the same map in exact arithmetic, and where the two part.
 
     python -m benchmarks.ddim [--steps 1 2 4 ... 128] [--device cpu] [--seed 0] [--out runs/ddim] [--save]
+    python -m benchmarks.ddim --run RUN [--samples 720] [--steps 1 2 4 ... 128] ...
 
 Exact part. A known field from N(0, Id) to a Gaussian mixture, one component for each of scikit-learn's digits
 (8 x 8 pixels in [-1, 1]), or to the digits themselves:
@@ -16,13 +17,20 @@ Exact part. A known field from N(0, Id) to a Gaussian mixture, one component for
 Learned part. The same noise by each sampler at equal numbers of network evaluations, with the Fréchet
 distance of pixels to real digits, and a picture. One network has learnt the velocity, another of the same
 size the noise; the latter's estimates of the digit are also clipped to [-1, 1], as is common.
+
+With ``--run`` there is only the network of a run of ``interpolants train`` towards images, by IADB, DDIM and
+methods of higher order, with the same labels for all if it has learnt any. The Fréchet distance is then that
+of a classifier's features to the images trained on, the mean over sets of as many images as are held out, and
+its floor that of those held out.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -44,8 +52,11 @@ from interpolants import (
     ODESampler,
     Regression,
 )
+from interpolants.cli.image_quality import classifier_of, real_images
+from interpolants.cli.image_runs import ImageRun
+from interpolants.config import image_sets_of
 from interpolants.losses import X0, Target, Velocity
-from interpolants.metrics import frechet_distance
+from interpolants.metrics import FeatureStatistics, extract, frechet_distance
 from interpolants.plotting import style
 from interpolants.samplers import DDIMSampler
 
@@ -378,6 +389,70 @@ def learned_rows(
     return rows, floor
 
 
+# -------------------------------------------------------------------------------------------------- of a run
+
+
+def rows_of_run(
+    path: Path, steps: Sequence[int], samples: int, device: str, seed: int
+) -> tuple[dict[str, dict[int, Cell]], dict[str, Any]]:
+    """Return what each sampler makes of the same noise by the network of a run, and what is known of both.
+
+    Raises:
+        FileNotFoundError: When there is no run.
+        ValueError: When the run's source is not Gaussian, it has no held-out images, or samples are fewer.
+    """
+    run = ImageRun.loaded(path, torch.device(device))
+    field, split = run.field(), image_sets_of(run.config)
+    if not field.gaussian_source:
+        raise ValueError("DDIM starts at Gaussian noise with independent pairs; this run does not")
+    if split.held_out is None:
+        raise ValueError("the run has no held-out images to compare with")
+    classifier = classifier_of(run, split, path if path.is_dir() else None)
+    kept = real_images(split.held_out, 10_000)
+    if samples < len(kept):
+        raise ValueError(f"--samples must be at least the {len(kept)} images held out; got {samples}")
+    real = FeatureStatistics.of(extract(classifier, real_images(split.train, 10_000)))
+
+    def quality(made: Tensor) -> float:
+        parts = torch.split(extract(classifier, made.clamp(-1, 1)), len(kept))
+        return statistics.mean(frechet_distance(part, real) for part in parts if len(part) == len(kept))
+
+    generator = torch.Generator().manual_seed(seed)
+    x0 = torch.randn(samples, *run.facts.shape, generator=generator).to(device)
+    conditions = {}
+    if run.config.conditional:
+        index = torch.randint(len(split.train), (samples,), generator=generator)
+        conditions["label"] = split.train.batch(index)[1].to(device)
+    rows = compare(field, x0, quality, steps, **conditions)
+    return rows, {
+        "training": json.loads(run.config.to_json()),
+        "trained steps": run.step,
+        "samples": samples,
+        "images of a distance": len(kept),
+        "real images": real.count,
+        "floor": quality(kept.to(device)),
+    }
+
+
+def of_run(given: argparse.Namespace) -> None:
+    started = time.perf_counter()
+    rows, facts = rows_of_run(given.run, given.steps, given.samples, given.device, given.seed)
+    distances = {name: {str(n): cell.quality for n, cell in cells.items()} for name, cells in rows.items()}
+    title = (
+        f"Fréchet distance of the classifier's features (held-out images: {facts['floor']:.2g}); evaluations"
+    )
+    show(title, distances, given.steps)
+    given.out.mkdir(parents=True, exist_ok=True)
+    print(style.save(picture(rows, given.steps), given.out / "ddim.png"))
+    seconds = time.perf_counter() - started
+    print(f"{seconds:.0f} s")
+    if given.save:
+        # Neither is where this run is kept.
+        command = f"python -m benchmarks.ddim --run runs/{facts['training']['images']} {options(given)}"
+        command += f" --samples {given.samples}"
+        print(save("ddim_run", {"command": command, **facts, "frechet": distances, "seconds": seconds}))
+
+
 # --------------------------------------------------------------------------------------------------- tables
 
 
@@ -395,12 +470,17 @@ def show(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
+    parser.add_argument("--run", type=Path, help="a run towards images, whose network to use alone")
+    parser.add_argument("--samples", type=int, default=720, help="images in every cell, of a run")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/ddim"), help="where the picture goes")
     parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.run is not None:
+        of_run(given)
+        return
     started = time.perf_counter()
     mixture, data = exact_fields(given.device)
     generator = torch.Generator().manual_seed(given.seed)
@@ -445,9 +525,12 @@ def main() -> None:
     figures["seconds"] = time.perf_counter() - started
     print(f"{figures['seconds']:.0f} s")
     if given.save:
-        # Where the picture went is not a part of the result.
-        options = f"--device {given.device} --seed {given.seed} --steps {' '.join(map(str, given.steps))}"
-        print(save("ddim", {"command": f"python -m benchmarks.ddim {options}", **figures}))
+        print(save("ddim", {"command": f"python -m benchmarks.ddim {options(given)}", **figures}))
+
+
+def options(given: argparse.Namespace) -> str:
+    # Where the picture went is not a part of the result.
+    return f"--device {given.device} --seed {given.seed} --steps {' '.join(map(str, given.steps))}"
 
 
 def another_digit(found: Tensor, exact: Tensor) -> float:

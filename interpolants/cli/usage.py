@@ -39,6 +39,7 @@ def explained() -> Iterator[None]:
 def warnings_noted() -> Iterator[None]:
     """Print warnings as notes at once, beside a bar of progress, while something long is going on."""
     with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
         show = warnings.showwarning
 
         def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

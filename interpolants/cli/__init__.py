@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         defaults = Train(preset=preset, **PRESETS[preset])
         train = Annotated[Train, tyro.conf.subcommand("train", default=defaults)]
+    # Of those for images some are on by themselves, and must have an opposite.
+    single = () if preset in IMAGE_PRESETS else (tyro.conf.FlagCreatePairsOff,)
     commands: Any = (
         Annotated[Demo, tyro.conf.subcommand("demo")]
         | train
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="interpolants",
         description="Carry one density into another with stochastic interpolants.",
         args=given,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
+        config=(tyro.conf.OmitSubcommandPrefixes, *single),
     )
     try:
         if isinstance(command, Train) and command.preset in known and command.preset != preset:

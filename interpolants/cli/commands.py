@@ -111,11 +111,10 @@ class Train(_Training):
 
     Velocity and denoiser, SDEs and likelihoods: interpolants train sde-2d --out runs/sde
 
-    Images, with options of their own: interpolants train digits --help
+    Images (glyphs, folder, npz, torchvision too): interpolants train digits --help
 
     Attributes:
-        preset: iadb-2d or sde-2d: what the defaults are. For images digits,
-            glyphs, folder, npz or torchvision.
+        preset: iadb-2d or sde-2d: what the defaults are.
         out: Folder to write into.
         overwrite: Replace the run that is there.
     """

@@ -109,9 +109,7 @@ class Train(_Training):
 
     Example: interpolants train --p0 mine.png --p1 yours.png --out runs/mine
 
-    Velocity and denoiser, SDEs and likelihoods: interpolants train sde-2d --out runs/sde
-
-    Images (glyphs, folder, npz, torchvision too): interpolants train digits --help
+    SDEs and likelihoods: interpolants train sde-2d; images: interpolants train digits --help
 
     Attributes:
         preset: iadb-2d or sde-2d: what the defaults are.

@@ -264,8 +264,8 @@ def _conclusion(found: Sequence[Comparison]) -> str:
     ways = ", ".join(f"{number} {verdict}" for verdict, number in count.items() if number)
     low, high = (pick(others, key=lambda c: c.difference) for pick in (min, max))
     return (
-        f"{papers.source} to {papers.target}: lower quality than from {GAUSSIAN} is {answer} as the paper has "
-        f"it, {_way(papers)}: Fréchet distance {_signed(papers)}. In the other ways: {ways}, from "
+        f"{papers.source} to {papers.target}: lower quality than from {GAUSSIAN} is {answer} as the paper "
+        f"has it, {_way(papers)}: Fréchet distance {_signed(papers)}. In the other ways: {ways}, from "
         f"{_signed(low)} ({_way(low)}) to {_signed(high)} ({_way(high)})"
     )
 
@@ -303,7 +303,7 @@ def table(rows: Sequence[Made]) -> str:
 def picture(rows: Sequence[Made], across: int = 10) -> Figure:
     """Return a panel for each task and coupling: source images, and below what becomes of them."""
     every = list(dict.fromkeys(made.task for made in rows))
-    drawing, panels = style.figure(len(every), len(COUPLINGS), size=(3.6, 1.25))
+    drawing, panels = style.figure(len(every), len(COUPLINGS), size=(3.6, 1.12))
     for task, line in zip(every, panels, strict=True):
         for coupling, axes in zip(COUPLINGS, line, strict=True):
             shown = [made for made in rows if made.task is task and made.coupling == coupling]

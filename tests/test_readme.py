@@ -110,3 +110,17 @@ def test_every_figure_of_the_readme_is_the_measured_one():
     real = digits["default"]["frechet"]["floor"]
     assert f"| real images | | {real['value']:.3f} ± {real['standard_error']:.3f} |" in README
     assert f"{digits['default']['seconds']:.0f} s on one thread" in README
+    rows = results["sources"]["rows"]
+    for source in ("Gaussian noise", "uniform noise", "glyphs"):
+        for pairs in ("independent", "optimal-transport"):
+            found = [
+                row["frechet"]["generated"]
+                for sampler in ("ODE, no latent", "ODE", "SDE")
+                for row in rows
+                if (row["source"], row["target"]) == (source, "digits")
+                and (row["pairs"], row["sampler"]) == (pairs, sampler)
+            ]
+            figures = " | ".join(
+                f"{figure['value']:.2f} ± {figure['standard_error']:.2f}" for figure in found
+            )
+            assert f"| {source} | {pairs} | {figures} |" in README

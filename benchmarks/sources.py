@@ -264,8 +264,8 @@ def _conclusion(found: Sequence[Comparison]) -> str:
     ways = ", ".join(f"{number} {verdict}" for verdict, number in count.items() if number)
     low, high = (pick(others, key=lambda c: c.difference) for pick in (min, max))
     return (
-        f"{papers.source} to {papers.target}: lower quality than from {GAUSSIAN} is {answer} as the paper "
-        f"has it, {_way(papers)}: Fréchet distance {_signed(papers)}. In the other ways: {ways}, from "
+        f"{papers.source} to {papers.target}: lower quality than from {GAUSSIAN} is {answer} as the "
+        f"paper has it, {_way(papers)}: Fréchet distance {_signed(papers)}. In the other ways: {ways}, from "
         f"{_signed(low)} ({_way(low)}) to {_signed(high)} ({_way(high)})"
     )
 

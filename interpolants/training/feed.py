@@ -58,8 +58,10 @@ class Feed:
 
     def state(self) -> dict[str, Any]:
         """Return where the minibatches are, as values for JSON."""
-        own = self._batches.state_dict() if self._knows_its_place else None  # type: ignore[attr-defined]
-        return {"batches": own, "taken": self.taken, "begun": self.begun}
+        if self._knows_its_place:  # Then how often they were begun is no part of where they are.
+            own = self._batches.state_dict()  # type: ignore[attr-defined]
+            return {"batches": own, "taken": self.taken, "begun": 0}
+        return {"batches": None, "taken": self.taken, "begun": self.begun}
 
     def beginning(self) -> tuple[dict[str, Tensor], Tensor | None]:
         """Return the states of the global generators, and of the training's, when they were last begun."""

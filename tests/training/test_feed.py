@@ -166,7 +166,7 @@ def test_batches_that_know_their_place_are_not_gone_through():
     taken.append(other.take())
     assert later.loaded == {"place": "here"}
     assert taken == [(1,)]
-    assert other.state() == {"batches": {"place": "here"}, "taken": 2, "begun": 2}
+    assert other.state() == {"batches": {"place": "here"}, "taken": 2, "begun": 0}
 
 
 def test_a_state_that_json_cannot_hold_is_refused_in_words(tmp_path):

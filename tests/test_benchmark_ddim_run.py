@@ -76,14 +76,11 @@ def test_what_is_known_of_the_run_tells_no_paths(found):
     }
 
 
-def test_labels_are_as_frequent_as_in_the_images_trained_on(found, monkeypatch):
+def test_every_class_is_asked_for_as_often(found, monkeypatch):
     given = []
     monkeypatch.setattr(ddim, "compare", lambda *_, **conditions: given.append(conditions["label"]) or {})
-    ddim.rows_of_run(found.path, (1,), samples=2000, device="cpu", seed=0)
-    shares = torch.bincount(given[0], minlength=10) / 2000
-    # Every class is about a tenth; 0.034 is five standard errors.
-    assert len(shares) == 10
-    assert (shares - 0.1).abs().max() < 0.034 + 0.005
+    ddim.rows_of_run(found.path, (1,), samples=400, device="cpu", seed=0)
+    assert torch.bincount(given[0]).tolist() == [40] * 10
 
 
 def test_fewer_samples_than_held_out_images_are_refused(found, monkeypatch):

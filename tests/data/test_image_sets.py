@@ -139,7 +139,7 @@ def test_a_class_is_all_images_with_its_label():
     assert set(numbers(part.of_class(0)).tolist()) == {k for k in numbers(part).tolist() if k % 3 == 0}
     with pytest.raises(ValueError, match="no image has the label 3; they are 0 to 2"):
         images.of_class(3)
-    with pytest.raises(ValueError, match="not known without loading"):
+    with pytest.raises(ValueError, match="this set has no labels"):
         numbered().of_class(0)
 
 

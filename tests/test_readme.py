@@ -124,3 +124,12 @@ def test_every_figure_of_the_readme_is_the_measured_one():
                 f"{figure['value']:.2f} ± {figure['standard_error']:.2f}" for figure in found
             )
             assert f"| {source} | {pairs} | {figures} |" in README
+    survival = results["survival"]
+    assert survival["kills"]["kills"] == 40
+    assert not survival["kills"]["different"]
+    assert survival["memory"]["growth_bytes"] < 2**20
+    equal = results["ddim_run"]["frechet"]
+    for evaluations, distance in equal["IADB (Euler)"].items():
+        assert equal["DDIM"][evaluations] == pytest.approx(distance, rel=1e-4)
+        if int(evaluations) >= 16:
+            assert max(equal["Heun"][evaluations], equal["rk4"][evaluations]) <= distance

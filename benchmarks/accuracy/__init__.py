@@ -1,0 +1,1 @@
+"""How right the answers are: against exact fields, known floors and published numbers."""

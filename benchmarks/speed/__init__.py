@@ -1,0 +1,1 @@
+"""What things cost: ratios, measured interleaved in one run."""

@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check clean
+.PHONY: help demo bench test check clean
 
 help:
 	@echo "make demo   train IADB between two densities and draw the animation, into runs/demo"
+	@echo "make bench  run the benchmark suite's smallest budget, into runs/bench"
 	@echo "make test   run every test, the examples in docstrings and README included"
 	@echo "make check  lint, types and layers"
 	@echo "make clean  remove the environment and what the tools left behind"
 
 demo: $(VENV)/.demo
 	$(BIN)/interpolants demo --out runs/demo --overwrite
+
+bench: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks run all --budget smoke --out runs/bench
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup

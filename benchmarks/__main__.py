@@ -133,10 +133,10 @@ def compare(given: argparse.Namespace) -> int:
     """Say where two folders of results differ by more than their errors."""
     from benchmarks.report import differences
 
-    found, cells = differences(given.first, given.second, given.errors)
+    found, cells = differences(given.first, given.second, given.alarm)
     for line in found:
         print(line)
-    print(f"{cells} figures compared, {len(found)} apart by more than {given.errors:g} standard errors")
+    print(f"{cells} figures compared, {len(found)} further apart than their errors allow")
     return 1 if found else 0
 
 
@@ -226,7 +226,12 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("compare", help="compare two folders of results within their errors")
     one.add_argument("first", type=Path)
     one.add_argument("second", type=Path)
-    one.add_argument("--errors", type=float, default=5.0, help="standard errors (default: %(default)s)")
+    one.add_argument(
+        "--alarm",
+        type=float,
+        default=1e-3,
+        help="chance of a false alarm in all figures together (default: %(default)s)",
+    )
     one.set_defaults(command=compare)
     return parser
 

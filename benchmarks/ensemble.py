@@ -68,6 +68,25 @@ class Ensemble(nn.Module):
         return network.to(self.stacked[0].device)
 
 
+class BySeed(nn.Module):
+    """An ensemble for antithetic losses, whose rows are all seeds' pairs with z, then all seeds' with -z."""
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        """Return the answers, each row by the network of its seed."""
+        seeds = len(self.ensemble.seeds)
+        answers = self.ensemble(*(swapped(rows, 2, seeds) for rows in (t, x)))
+        return swapped(answers, seeds, 2)
+
+
+def swapped(rows: Tensor, first: int, second: int) -> Tensor:
+    """Return rows that lie as ``(first, second, B)`` in the order ``(second, first, B)``."""
+    return rows.reshape(first, second, -1, *rows.shape[1:]).transpose(0, 1).flatten(0, 2)
+
+
 def split(points: Tensor, count: int) -> Tensor:
     """Return the rows of each seed, from ``(seeds * B, *D)`` to ``(seeds, B, *D)``."""
     return points.reshape(count, -1, *points.shape[1:])
@@ -133,6 +152,8 @@ def train(
 
     Times, latent noise and random couplings come from the generator of the pairs.
     """
+    if isinstance(network, Ensemble) and loss.antithetic and not loss.interpolant.gamma.vanishes:
+        network = BySeed(network)
     trainer = Trainer(
         network,
         loss,

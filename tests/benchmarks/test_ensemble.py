@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.ensemble import Ensemble, Pairs, PerSeed, split, sum_over_seeds, train, train_by_hand
-from interpolants import MLP, Independent, Linear, OptimalTransport, Regression
+from interpolants import MLP, Independent, Linear, OptimalTransport, Regression, SineSquared
 
 
 def build():
@@ -36,20 +36,22 @@ def test_networks_with_buffers_are_refused():
         Ensemble(lambda: torch.nn.BatchNorm1d(2), [0, 1])
 
 
-def test_a_seed_trains_as_it_would_alone():
+@pytest.mark.parametrize("path", [Linear(), Linear(gamma=SineSquared())])
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_a_seed_trains_as_it_would_alone(path, antithetic):
     sgd = partial(torch.optim.SGD, lr=0.05)
     ensemble = Ensemble(build, [0, 1, 2])
-    loss = Regression(Linear(), weight=sum_over_seeds(3))
+    loss = Regression(path, weight=sum_over_seeds(3), antithetic=antithetic)
     train(ensemble, loss, Pairs(points, 16, torch.Generator().manual_seed(5)), steps=4, optimizer=sgd)
     # The same draws, of which the network of the second seed sees its own third.
     torch.manual_seed(1)
     alone, generator = build(), torch.Generator().manual_seed(5)
-    optimizer = sgd(alone.parameters())
+    optimizer, own = sgd(alone.parameters()), Regression(path, antithetic=antithetic)
     for _ in range(4):
-        draw = Regression(Linear()).draw(*points(16, generator), generator=generator)
+        draw = own.draw(*points(16, generator), generator=generator)
         part = type(draw)(*(None if value is None else split(value, 3)[1] for value in draw))
         optimizer.zero_grad()
-        Regression(Linear()).evaluate(alone, part).mean().backward()
+        own.evaluate(alone, part).mean().backward()
         optimizer.step()
     for mine, other in zip(ensemble.member(build, 1).parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(mine, other)

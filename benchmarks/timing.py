@@ -35,8 +35,9 @@ class Timings:
     def cell(self, name: str) -> Cell:
         """Return the ratio of a contender to the base."""
         found = [mine / base for mine, base in zip(self.seconds[name], self.seconds[self.base], strict=True)]
-        low, middle, high = statistics.quantiles(found, n=4) if len(found) > 1 else [found[0]] * 3
-        return ratio(middle, low, high, statistics.median(self.seconds[name]), len(found))
+        found = found * 2 if len(found) == 1 else found
+        low, middle, high = statistics.quantiles(found, n=4, method="inclusive")
+        return ratio(middle, low, high, statistics.median(self.seconds[name]), len(self.seconds[name]))
 
 
 def interleaved(

@@ -14,7 +14,15 @@ from torch.autograd import forward_ad
 from typing_extensions import override
 
 from interpolants._tensors import Time, as_time, expand
-from interpolants.fields.conversions import POINT, RATIO, Combination, Conversions, is_any, is_wrapped
+from interpolants.fields.conversions import (
+    POINT,
+    RATIO,
+    Combination,
+    Conversions,
+    device_of,
+    is_any,
+    is_wrapped,
+)
 from interpolants.fields.field import (
     NAMES,
     Diffusion,
@@ -105,6 +113,8 @@ class DerivedField(Field):
 
     @override
     def velocity(self, t: Time, x: Tensor, **conditions: Any) -> Tensor:
+        if "velocity" in self._conversions.known:  # A sampler's every step: what follows says the same.
+            return self.outputs(("velocity",), t, x, conditions)["velocity"]
         return self.together(("velocity",), t, x, **conditions)["velocity"]
 
     @override
@@ -199,6 +209,43 @@ class DerivedField(Field):
             if name not in self._conversions.known:
                 self._combination(name)
 
+    def expansion(
+        self,
+        times: Sequence[float],
+        x: Tensor,
+        *,
+        epsilon: Diffusion | None = None,
+        reverse: bool = False,
+        nearest: float = 0.0,
+    ) -> tuple[tuple[str, ...], list[tuple[float, ...]]]:
+        """Return the velocity, or the drift, as one weighted sum of what is known, for many times at once.
+
+        Args:
+            times: The times.
+            x: Points like those to come.
+            epsilon: The diffusion of the drift; None for the velocity.
+            reverse: As for :meth:`drift`.
+            nearest: As for :meth:`drift`.
+
+        Returns:
+            The names of what is added up, and for each time a row: when it is asked for, and the weights.
+            A weight is not finite where the sum does not determine the answer.
+        """
+        if epsilon is None and "velocity" in self._conversions.known:
+            return ("velocity",), [(time, 1.0) for time in times]
+        wanted: Hashable = "velocity" if epsilon is None else _drift(epsilon, reverse)
+        combination = self._combination(wanted, epsilon)
+        grid = self._worked_out(combination, times, x.dtype, nearest)
+        count = len(grid.sources)
+        rows = (grid.weights[k * count : (k + 1) * count] for k in range(len(times)))
+        return grid.sources, [(at, *row) for at, row in zip(grid.at, rows, strict=True)]
+
+    def expanded(self, names: Sequence[str], row: Tensor, x: Tensor, conditions: dict[str, Any]) -> Tensor:
+        """Return the sum of :meth:`expansion` for one of its rows, given as a tensor."""
+        at, *weights = row.unbind()
+        known = self.outputs([name for name in names if name not in _FREE], at, x, conditions)
+        return _sum(dict(zip(names, weights, strict=True)), known, x)
+
     @property
     def _learnable(self) -> bool:
         # Weights of a path that is being trained change, and carry gradients.
@@ -279,7 +326,9 @@ class DerivedField(Field):
     ) -> _Grid:
         """Return the plans for some times."""
         # The times that a network is told, in the precision of the points.
-        exact = torch.tensor(times, dtype=torch.float64).to(dtype).double()
+        exact = (
+            torch.tensor(times, dtype=torch.float64, device=device_of(self.interpolant)).to(dtype).double()
+        )
         with torch.no_grad():
             at = self._times(combination, exact, dtype, nearest)
             weights = combination.weights(exact, at)

@@ -111,11 +111,14 @@ class LearnedField(DerivedField):
         return found
 
     def _head(self, name: str, answer: Any, x: Tensor) -> Tensor:
-        if type(answer) is dict or isinstance(answer, Mapping):
+        if not isinstance(answer, torch.Tensor) and isinstance(answer, Mapping):
             if name not in answer:
                 raise ValueError(f"the network's answer has no {name!r}; it has {', '.join(answer)}")
             answer = answer[name]
-        elif sum(network is self.networks[name] for network in self.networks.values()) > 1:
+        elif (
+            len(self.networks) > 1
+            and sum(network is self.networks[name] for network in self.networks.values()) > 1
+        ):
             raise TypeError(
                 "a network that is given under several names must return a mapping with each of them, "
                 f'such as {{"velocity": ..., "denoiser": ...}}; got {kind(answer)}'

@@ -2,8 +2,8 @@ r"""Brownian paths for steps of a fixed grid: fresh from a generator, or each ex
 
 torchsde's own path ignores torch's seeds, and looks up every increment in a tree: with it sampling took 1.4
 times as long as a plain loop at 128 steps of 2,048 points, and 25 times at 100 steps of 1,000
-(``benchmarks/sde.py``; https://github.com/google-research/torchsde/issues/109). Time is counted in steps, so
-that every increment has variance 1. With W the increment over a step,
+(``benchmarks/speed/sde.py``; https://github.com/google-research/torchsde/issues/109). Time is counted in
+steps, so that every increment has variance 1. With W the increment over a step,
 :math:`H = \int_0^1 (W_s - s W) ds \sim N(0, 1/12)` is independent of it, and
 :math:`U = \int_0^1 W_s ds = W/2 + H`.
 """

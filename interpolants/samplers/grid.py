@@ -81,6 +81,12 @@ def check_answer(answer: Tensor, x: Tensor) -> None:
         )
 
 
+def check_compiled(compile: bool, differentiable: bool) -> None:  # noqa: A002 - torch's own word
+    """Raise ValueError when gradients are asked of a compiled graph."""
+    if compile and differentiable:
+        raise ValueError("compile=True records no gradients; use compile=False with differentiable=True")
+
+
 def state_dtype(x: Tensor) -> torch.dtype:
     """Return the precision of the state: steps in half precision would be lost in it."""
     return torch.promote_types(x.dtype, torch.float32)

@@ -1,7 +1,8 @@
-r"""The probability flow :math:`\dot X = b(t, X)`, integrated by torchdiffeq; the only file that knows it."""
+r"""The probability flow :math:`\dot X = b(t, X)`; the only file that knows torchdiffeq."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +12,13 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor
 
-from interpolants.fields import Field
+from interpolants._tensors import Time
+from interpolants.fields import Field, LearnedField
+from interpolants.samplers.adaptive import PAIRS, integrate_adaptively
+from interpolants.samplers.captured import captured_states, recipe_of
 from interpolants.samplers.grid import (
     check_answer,
+    check_compiled,
     check_start,
     check_steps,
     checked_seeds,
@@ -21,6 +26,7 @@ from interpolants.samplers.grid import (
     grid_of,
     state_dtype,
 )
+from interpolants.samplers.steps import TABLEAUS, Tableau, collected, stage_times, states
 from interpolants.samplers.trajectory import Trajectory
 
 _FIXED = {"euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams", "fixed_adams"}
@@ -28,10 +34,12 @@ _ADAPTIVE = {"dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun"}
 _SCIPY = "scipy_solver"
 _ALIASES = {"heun": "heun2"}
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
-"""Of a time () in [0, 1] and points (B, *D)."""
+Velocity = Callable[[Time, Tensor], Tensor]
+"""Of a time in [0, 1], a number or of shape (), and points (B, *D)."""
 
 State = TypeVar("State", Tensor, tuple[Tensor, ...])
+Derivative = Callable[[Any, State], State]
+"""Of a time in [0, 1], a number or of shape (), and the state; returns its shape."""
 
 
 @final
@@ -55,11 +63,18 @@ class ODESampler:
         end_only: Whether to return only the first and the last point of each trajectory, which saves
             memory; the steps are the same.
         differentiable: Whether to record gradients, through every operation of the solver.
-        options: Further options of the torchdiffeq method.
+        options: Further options of the torchdiffeq method, which then takes every step itself.
+        compile: Whether to compile several steps into one graph, for euler, midpoint, heun, heun3 and rk4
+            without gradients. That takes seconds when a field is first sampled from, and again for points or
+            conditions of another shape or precision; other times, steps, directions and weights of the
+            networks use the graph that is there. It is dropped with the field. Random numbers that a
+            network draws, as in dropout, are then others. On a GPU the graph is compiled likewise, without
+            capturing its launches. Likelihoods do not use it.
 
     Raises:
-        ValueError: When the method is unknown, ``steps`` is less than 1, a tolerance is not positive, or
-            ``times`` is not an increasing grid of at least two times in [0, 1].
+        ValueError: When the method is unknown, ``steps`` is less than 1, a tolerance is not positive,
+            ``times`` is not an increasing grid of at least two times in [0, 1], or the steps of the method,
+            with gradients or options, cannot be compiled.
 
     Example:
         >>> from interpolants import GaussianMixture, Linear, MixtureOracle
@@ -79,6 +94,7 @@ class ODESampler:
     end_only: bool = False
     differentiable: bool = False
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self._method not in _FIXED | _ADAPTIVE | {_SCIPY}:
@@ -89,6 +105,10 @@ class ODESampler:
             if not 0 < tolerance < math.inf:
                 raise ValueError(f"{name} must be positive and finite; got {tolerance}")
         object.__setattr__(self, "times", checked_times(self.times))
+        if self.compile and self._tableau is None:
+            able = ", ".join([*TABLEAUS, *_ALIASES])
+            raise ValueError(f"compile=True needs {able}, without options; got {self.method}")
+        check_compiled(self.compile, self.differentiable)
 
     def sample(
         self,
@@ -118,19 +138,39 @@ class ODESampler:
             ValueError: When gradients are asked of a solver of scipy, the field answers in another shape, or
                 there is not one seed for each example.
             RuntimeError: When an adaptive method cannot reach its tolerance, as where the field is not
-                finite.
+                finite, or the field cannot be compiled.
         """
         check_start(field, x)
         checked_seeds(seeds, generator, len(x))
+        if self.compile:
+            return self._captured(field, x, reverse, conditions)
         times, path, evaluations = integrate(
             self, field, x, conditions, lambda velocity, start: (velocity, start), reverse=reverse
         )
         shown = times[[0, -1]] if len(path) < len(times) else times
         return Trajectory(shown, path.to(x.dtype), evaluations)
 
+    @torch.no_grad()
+    def _captured(self, field: Field, x: Tensor, reverse: bool, conditions: dict[str, Any]) -> Trajectory:
+        assert self._tableau is not None
+        t = self._times(x, reverse)
+        times = t.tolist()
+        lengths = [then - now for now, then in itertools.pairwise(times)]
+        dtype = state_dtype(x)
+        recipe, rows = recipe_of(field, stage_times(self._tableau, times), x, None)
+        later = captured_states(field, recipe, rows, self._tableau, x, dtype, lengths, conditions)
+        path = collected(x.to(dtype), later, len(lengths), end_only=self.end_only)
+        shown = t[[0, -1]] if len(path) < len(t) else t
+        return Trajectory(shown, path.to(x.dtype), len(rows))
+
     @property
     def _method(self) -> str:
         return _ALIASES.get(self.method, self.method)
+
+    @property
+    def _tableau(self) -> Tableau | None:
+        # With options of torchdiffeq's the steps are left to it.
+        return None if self.options else TABLEAUS.get(self._method)
 
     def _times(self, x: Tensor, reverse: bool) -> Tensor:
         # Double precision: the steps of a long grid are then equal to rounding of the state.
@@ -140,15 +180,23 @@ class ODESampler:
 
     def _integrate(
         self,
-        derivative: Callable[[Tensor, State], State],
+        derivative: Derivative[State],
         start: State,
         times: Tensor,
         kinks: tuple[float, ...],
     ) -> State:
+        wanted = times[[0, -1]] if self.end_only and len(times) > 2 else times
+        if self._method in PAIRS and not self.options:
+            pair, at = PAIRS[self._method], wanted.tolist()
+            try:
+                return integrate_adaptively(
+                    pair, derivative, start, at, rtol=self.rtol, atol=self.atol, kinks=kinks
+                )
+            except FloatingPointError as error:
+                raise self._out_of_reach(error) from error
         from torchdiffeq import odeint
 
         options = dict(self.options)
-        wanted = times[[0, -1]] if self.end_only and len(times) > 2 else times
         if self._method.endswith("adams"):
             options.setdefault("max_order", 4)  # torchdiffeq's own choice, up to 12, is unstable.
         if self._method in _FIXED:
@@ -178,12 +226,15 @@ class ODESampler:
             if isinstance(path, Tensor) and len(path) < len(wanted):
                 raise FloatingPointError(f"the solver gave up after {len(path)} of {len(wanted)} times")
         except (AssertionError, FloatingPointError) as error:
-            raise RuntimeError(
-                f"{self.method} could not reach its tolerance (rtol {self.rtol:g}, atol {self.atol:g}): "
-                f"{error}. The field may be infinite or nan, or jump, near some time; try fixed steps, "
-                "looser tolerances, or times that stop short of the ends"
-            ) from error
+            raise self._out_of_reach(error) from error
         return path
+
+    def _out_of_reach(self, error: Exception) -> RuntimeError:
+        return RuntimeError(
+            f"{self.method} could not reach its tolerance (rtol {self.rtol:g}, atol {self.atol:g}): "
+            f"{error}. The field may be infinite or nan, or jump, near some time; try fixed steps, "
+            "looser tolerances, or times that stop short of the ends"
+        )
 
 
 def integrate(
@@ -191,7 +242,7 @@ def integrate(
     field: Field,
     x: Tensor,
     conditions: Mapping[str, Any],
-    system: Callable[[Velocity, Tensor], tuple[Callable[[Tensor, State], State], State]],
+    system: Callable[[Velocity, Tensor], tuple[Derivative[State], State]],
     *,
     reverse: bool,
 ) -> tuple[Tensor, State, int]:
@@ -220,7 +271,9 @@ def integrate(
     scipy = sampler._method == _SCIPY
     if sampler.differentiable and scipy:
         raise ValueError("the solvers of scipy record no gradients; choose another method")
-    velocity = _Counted(field, conditions, x.dtype, must_be_finite=scipy)
+    # The guess of a first step and the rounding of a last one may leave [0, 1]; steps of a grid do not.
+    may_leave = sampler._tableau is None
+    velocity = _Counted(field, conditions, x.dtype, may_leave=may_leave, must_be_finite=scipy)
     times = sampler._times(x, reverse)
     with torch.set_grad_enabled(sampler.differentiable and torch.is_grad_enabled()):
         derivative, start = system(velocity, x.to(state_dtype(x)))
@@ -229,28 +282,57 @@ def integrate(
             raise ValueError(
                 "the solvers of scipy carry points and nothing beside them; choose another method"
             )
-        # Adaptive methods choose their times as they go.
-        known = times.tolist() if sampler._method in _FIXED else []
-        with field.prepared(known, x):
-            path = sampler._integrate(derivative, start, times, field.kinks)
+        if sampler._tableau is not None:
+            path = _stepped(sampler._tableau, field, derivative, x, start, times.tolist(), sampler.end_only)
+        else:
+            # Adaptive methods choose their times as they go.
+            with field.prepared(times.tolist() if sampler._method in _FIXED else [], x):
+                path = sampler._integrate(derivative, start, times, field.kinks)
     return times, path, velocity.evaluations
+
+
+def _stepped(
+    tableau: Tableau,
+    field: Field,
+    derivative: Derivative[State],
+    x: Tensor,
+    start: State,
+    times: list[float],
+    end_only: bool,
+) -> State:
+    asked = stage_times(tableau, times)
+    clock: Sequence[Time] = asked
+    if not isinstance(field, LearnedField):  # Whose networks get a time for each example in any case.
+        told = torch.tensor(asked, dtype=state_dtype(x), device=x.device)
+        asked, clock = told.tolist(), told.unbind()
+    with field.prepared(asked, x):
+        later = states(tableau, derivative, clock, start, times)
+        return collected(start, later, len(times) - 1, end_only=end_only)
 
 
 class _Counted:
     def __init__(
-        self, field: Field, conditions: Mapping[str, Any], dtype: torch.dtype, *, must_be_finite: bool
+        self,
+        field: Field,
+        conditions: Mapping[str, Any],
+        dtype: torch.dtype,
+        *,
+        may_leave: bool,
+        must_be_finite: bool,
     ) -> None:
         self.field = field
         self.conditions = conditions
         self.dtype = dtype
+        self.may_leave = may_leave
         self.must_be_finite = must_be_finite
         self.evaluations = 0
 
-    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+    def __call__(self, t: Time, x: Tensor) -> Tensor:
         self.evaluations += 1
-        # The guess of a first step and the rounding of a last one may leave [0, 1].
-        time = t.clamp(0, 1)
-        velocity = self.field.velocity(time, x.to(self.dtype), **self.conditions).to(x.dtype)
+        time = t.clamp(0, 1) if self.may_leave and isinstance(t, Tensor) else t
+        point = x if x.dtype == self.dtype else x.to(self.dtype)
+        velocity = self.field.velocity(time, point, **self.conditions)
+        velocity = velocity if velocity.dtype == x.dtype else velocity.to(x.dtype)
         check_answer(velocity, x)
         # Solvers of scipy may go on for ever with nan; they wait for every value anyway.
         if self.must_be_finite and not torch.isfinite(velocity).all():

@@ -1,4 +1,4 @@
-r"""The diffusions with the interpolant's marginals, integrated by torchsde.
+r"""The diffusions with the interpolant's marginals; the only file that knows torchsde.
 
 Forward from the source, :math:`dX = (b + \epsilon s)\,dt + \sqrt{2\epsilon}\,dW`; backward from the target,
 :math:`dX = (b - \epsilon s)\,dt + \sqrt{2\epsilon}\,dW_B` (Albergo, Boffi and Vanden-Eijnden 2023,
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -19,9 +19,11 @@ from torch import Tensor
 
 from interpolants.fields import Field
 from interpolants.samplers.brownian import Fresh, Seeded, Steps
+from interpolants.samplers.captured import Drift, captured_states, recipe_of
 from interpolants.samplers.diffusions import Epsilon, as_epsilon
 from interpolants.samplers.grid import (
     check_answer,
+    check_compiled,
     check_start,
     check_steps,
     checked_seeds,
@@ -30,10 +32,14 @@ from interpolants.samplers.grid import (
     nearest_of,
     state_dtype,
 )
+from interpolants.samplers.steps import EULER, HEUN, Tableau, collected, stage_times, step
 from interpolants.samplers.trajectory import Trajectory
 
-# torchsde's methods that fit noise whose strength depends on time alone, where Ito and Stratonovich agree.
+# torchsde's methods that fit noise whose strength depends on time alone, where Ito and Stratonovich agree; of
+# these the first two are simple enough to be taken without its loop: in it euler took 1.2 times as long at 64
+# points in the plane.
 _METHODS = {"euler": "ito", "heun": "stratonovich", "srk": "ito"}
+_TABLEAUS = {"euler": EULER, "heun": HEUN}
 _UNSUITED = {
     "milstein": "with noise that does not depend on the state it is euler, at a higher price: use euler",
     "euler_heun": "with noise that does not depend on the state it is no better than euler: use euler",
@@ -64,11 +70,18 @@ class SDESampler:
         times: An increasing grid in [0, 1] in place of the equal steps; reversed when sampling in reverse.
         end_only: Whether to return only the first and the last point of each trajectory, which saves memory.
         differentiable: Whether to record gradients, through every operation of the solver.
+        compile: Whether to compile several steps into one graph, for euler and heun without gradients. That
+            takes seconds when a field is first sampled from with a method, and again for points or conditions
+            of another shape or precision; other times, steps, directions and weights of the networks use the
+            graph that is there. It is dropped with the field. The noise is drawn outside of it and is the
+            same; what a network draws, as in dropout, is not. On a GPU the graph is compiled likewise,
+            without capturing its launches.
 
     Raises:
         TypeError: When ``epsilon`` is no diffusion, number or function.
         ValueError: When ``epsilon`` is negative, the method is unknown or does not suit noise of this kind,
-            ``steps`` is less than 1, or ``times`` is not an increasing grid of at least two times in [0, 1].
+            ``steps`` is less than 1, ``times`` is not an increasing grid of at least two times in [0, 1], or
+            the steps of the method, or with gradients, cannot be compiled.
 
     Example:
         >>> from interpolants import Constant, GaussianMixture, Linear, MixtureOracle
@@ -88,6 +101,7 @@ class SDESampler:
     times: Sequence[float] | None = None
     end_only: bool = False
     differentiable: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epsilon", as_epsilon(self.epsilon))
@@ -98,6 +112,9 @@ class SDESampler:
             raise ValueError(f"unknown SDE method {self.method!r}; known: {known}")
         check_steps(self.steps)
         object.__setattr__(self, "times", checked_times(self.times))
+        if self.compile and self.method not in _TABLEAUS:
+            raise ValueError(f"compile=True needs {' or '.join(_TABLEAUS)}; got {self.method}")
+        check_compiled(self.compile, self.differentiable)
 
     def sample(
         self,
@@ -131,6 +148,7 @@ class SDESampler:
             ValueError: When there is not one seed for each example, both seeds and generator are given, or
                 the diffusion makes no sense on the field's path.
             FieldUnavailable: When the field has no score.
+            RuntimeError: When the field cannot be compiled.
         """
         check_start(field, x)
         assert isinstance(self.epsilon, Epsilon)
@@ -141,31 +159,26 @@ class SDESampler:
             times = times[::-1]
         start = x.to(state_dtype(x)).reshape(len(x), math.prod(x.shape[1:]))
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            motion = _Motion(field, self.epsilon, times, x, reverse, conditions, self.end_only)
+            motion = _Motion(field, self.epsilon, times, x, reverse, conditions)
             if listed is not None:
                 noise: Steps = Seeded(start, listed, len(times) - 1) if motion.noisy else Steps(start)
             else:
                 noise = Fresh(start, generator) if motion.noisy else Steps(start)
-            stages = _stages(times) if self.method == "srk" else []
-            with field.prepared(
-                [*times, *stages], x, epsilon=self.epsilon, reverse=reverse, nearest=motion.nearest
-            ):
-                states = motion.integrated(start, noise, self.method)
-            path = states.reshape(len(states), *x.shape).to(x.dtype)
+            path = self._path(motion, noise).to(x.dtype)
         dtype = torch.float32 if x.device.type == "mps" else torch.float64
         shown = torch.tensor(times if len(path) == len(times) else [times[0], times[-1]], dtype=dtype)
         return Trajectory(shown.to(x.device), path, motion.evaluations)
 
+    def _path(self, motion: _Motion, noise: Steps) -> Tensor:
+        if self.method not in _TABLEAUS:
+            return _ByTorchsde(motion, noise, self.end_only).integrated(self.method)
+        tableau = _TABLEAUS[self.method]
+        later = motion.captured(tableau, noise) if self.compile else motion.states(tableau, noise)
+        return collected(motion.start, later, len(motion.times) - 1, end_only=self.end_only)
+
 
 class _Motion:
-    """The SDE as torchsde sees it: flat states, and time counted in steps.
-
-    At u steps the time is t(u), linear within each step: the drift is multiplied by the length h of the step,
-    negative in reverse, the noise by the root of its size. Which step it is, the Brownian path says, which
-    every method asks once at the beginning of a step: at a grid point two steps meet.
-    """
-
-    noise_type = "additive"
+    """The SDE along a grid: its drift, and how strong its noise is."""
 
     def __init__(
         self,
@@ -175,22 +188,15 @@ class _Motion:
         x: Tensor,
         reverse: bool,
         conditions: dict[str, Any],
-        end_only: bool,
     ) -> None:
         self.field = field
         self.epsilon = epsilon
         self.times = times
-        self.like = x
-        self.flat = x.ndim == 2 and x.dtype == state_dtype(x)
+        self.x = x
+        self.start = x.to(state_dtype(x))
         self.reverse = reverse
         self.conditions = conditions
-        self.end_only = end_only
         self.evaluations = 0
-        self.path: list[Tensor] = []
-        self.sde_type = "ito"
-        self.noise: Steps | None = None
-        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
-        self._aside = contextlib.ExitStack()
         levels = epsilon(torch.tensor(times, dtype=torch.float64), field.interpolant)
         for time, level in zip(times, levels.tolist(), strict=True):
             if not 0 <= level < math.inf:
@@ -203,21 +209,106 @@ class _Motion:
         self.levels: Sequence[float | Tensor] = (
             [level if level > 0 else 0.0 for level in levels.unbind()] if recording else levels.tolist()
         )
+        self.lengths = [then - now for now, then in itertools.pairwise(times)]
         self.noisy = bool((levels > 0).any())
         self.nearest = nearest_of(times)
 
-    def integrated(self, start: Tensor, noise: Steps, method: str) -> Tensor:
-        """Return the states at the times of the grid, or at its ends, shape ``(T, B, D)``."""
+    def drift(self, time: float, y: Tensor) -> Tensor:
+        """Return the drift at a state, in its precision."""
+        self.evaluations += 1
+        x = y if y.dtype == self.x.dtype else y.to(self.x.dtype)
+        drift = self.field.drift(
+            time,
+            x,
+            self.epsilon,
+            reverse=self.reverse,
+            nearest=self.nearest,
+            **self.conditions,
+        )
+        check_answer(drift, x)
+        return drift if drift.dtype == y.dtype else drift.to(y.dtype)
+
+    def amplitude(self, time: int, step: int) -> float | Tensor:
+        """Return what the noise of a step is multiplied by, for the diffusion at a time of the grid."""
+        variance = 2 * self.levels[time] * abs(self.lengths[step])
+        return variance.sqrt().to(self.start) if isinstance(variance, Tensor) else math.sqrt(variance)
+
+    def prepared(self, asked: list[float]) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which the drift is asked for at these times."""
+        return self.field.prepared(
+            asked, self.x, epsilon=self.epsilon, reverse=self.reverse, nearest=self.nearest
+        )
+
+    def states(self, tableau: Tableau, noise: Steps) -> Iterator[Tensor]:
+        """Yield the states after all steps."""
+        asked = stage_times(tableau, self.times)
+        clock, y = iter(asked), self.start
+        with self.prepared(asked):
+            for k, length in enumerate(self.lengths):
+                # Drawn before the drift, which may draw from the same generator.
+                drawn = noise.draw(k, False)[0].view(y.shape) if self.noisy else None
+                y = step(tableau, self.drift, clock, y, length, drawn, self._amplitudes(tableau, k))
+                yield y
+
+    def captured(self, tableau: Tableau, noise: Steps) -> Iterator[Tensor]:
+        """Yield the same states from compiled graphs."""
+        asked = stage_times(tableau, self.times)
+        self.evaluations = len(asked)
+        drift = Drift(self.epsilon if self.noisy else None, self.reverse, self.nearest)
+        recipe, rows = recipe_of(self.field, asked, self.x, drift)
+        return captured_states(
+            self.field,
+            recipe,
+            rows,
+            tableau,
+            self.x,
+            self.start.dtype,
+            self.lengths,
+            self.conditions,
+            (lambda k: noise.draw(k, False)[0]) if self.noisy else None,
+            [tuple(map(float, self._amplitudes(tableau, k))) for k in range(len(self.lengths))],
+        )
+
+    def _amplitudes(self, tableau: Tableau, step: int) -> list[float | Tensor]:
+        """Return what the noise of a step is multiplied by in the points after its stages."""
+        first = self.amplitude(step, step)
+        # The noise at the end of a step has half a part in the answer of heun.
+        return [first] if tableau is EULER else [first, (first + self.amplitude(step + 1, step)) / 2]
+
+
+class _ByTorchsde:
+    """The SDE as torchsde sees it: flat states, and time counted in steps.
+
+    At u steps the time is t(u), linear within each step: the drift is multiplied by the length h of the step,
+    negative in reverse, the noise by the root of its size. Which step it is, the Brownian path says, which
+    every method asks once at the beginning of a step: at a grid point two steps meet.
+    """
+
+    noise_type = "additive"
+
+    def __init__(self, motion: _Motion, noise: Steps, end_only: bool) -> None:
+        self.motion = motion
+        self.noise = noise
+        self.end_only = end_only
+        self.path: list[Tensor] = []
+        self.sde_type = "ito"
+        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
+        self._aside = contextlib.ExitStack()
+
+    def integrated(self, method: str) -> Tensor:
+        """Return the states at the times of the grid, or at its ends, shape ``(T, B, *D)``."""
         from torchsde import sdeint
 
         self.sde_type = _METHODS[method]
-        self.noise = noise
-        ends = torch.tensor([0.0, len(self.times) - 1.0], dtype=torch.float64)
+        motion = self.motion
+        start = motion.start.reshape(self.noise.shape)
+        ends = torch.tensor([0.0, len(motion.lengths)], dtype=torch.float64)
         # To see shapes, torchsde draws from the global generator before the first step: it leaves no trace.
         self._aside.enter_context(torch.random.fork_rng([start.device] if start.is_cuda else []))
-        with self._aside:
-            final = sdeint(self, start, ends, bm=noise, method=method, dt=1.0)[-1]
-        return torch.stack([start, final] if self.end_only else [*self.path, final])
+        with self._aside, motion.prepared([*motion.times, *_inner_stages(motion.times)]):
+            final = sdeint(self, start, ends, bm=self.noise, method=method, dt=1.0)[-1]
+        states = torch.stack([start, final] if self.end_only else [*self.path, final])
+        return states.reshape(len(states), *motion.x.shape)
 
     def f_and_g_prod(self, u: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         if self._asked_for_shapes:
@@ -227,55 +318,34 @@ class _Motion:
     def f(self, u: Tensor, y: Tensor) -> Tensor:
         if self._asked_for_shapes:
             return y
-        if not self.end_only and len(self.path) == self._step:  # The first stage of a step is at its start.
-            self.path.append(y)
+        if not self.end_only and len(self.path) == self.noise.step:
+            self.path.append(y)  # The first stage of a step is at its start.
         if self._kept is not None and self._kept[0] is y and self._kept[1] == u:
             return self._kept[2]  # srk asks for its first stage again.
-        self.evaluations += 1
-        x = y if self.flat else y.reshape(self.like.shape).to(self.like.dtype)
-        drift = self.field.drift(
-            self._time(u),
-            x,
-            self.epsilon,
-            reverse=self.reverse,
-            nearest=self.nearest,
-            **self.conditions,
-        )
-        check_answer(drift, x)
-        scaled = (drift if self.flat else drift.to(y.dtype).reshape(y.shape)) * self._length
+        drift = self.motion.drift(self._time(u), y.reshape(self.motion.x.shape))
+        scaled = drift.reshape(y.shape) * self.motion.lengths[self.noise.step]
         self._kept = (y, u, scaled)
         return scaled
 
     def g_prod(self, u: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        if self._asked_for_shapes or not self.noisy:
+        if self._asked_for_shapes or not self.motion.noisy:
             return v
         # Every method asks for the noise at the ends of a step only.
-        variance = 2 * self.levels[int(u)] * abs(self._length)
-        if isinstance(variance, Tensor):
-            return v * variance.to(v).sqrt()
-        return v * math.sqrt(variance)
+        return v * self.motion.amplitude(int(u), self.noise.step)
 
     @property
     def _asked_for_shapes(self) -> bool:
         # torchsde tries every function once before the first step.
-        return self._step < 0
-
-    @property
-    def _step(self) -> int:
-        assert self.noise is not None
-        return self.noise.step
-
-    @property
-    def _length(self) -> float:
-        return self.times[self._step + 1] - self.times[self._step]
+        return self.noise.step < 0
 
     def _time(self, u: Tensor) -> float:
-        offset = float(u) - self._step
+        times, step = self.motion.times, self.noise.step
+        offset = float(u) - step
         if offset in (0.0, 1.0):
-            return self.times[self._step + int(offset)]
-        return self.times[self._step] + offset * self._length
+            return times[step + int(offset)]
+        return times[step] + offset * self.motion.lengths[step]
 
 
-def _stages(times: list[float]) -> list[float]:
+def _inner_stages(times: list[float]) -> list[float]:
     """Return where srk asks for the drift inside its steps."""
     return [early + 0.75 * (late - early) for early, late in itertools.pairwise(times)]

@@ -58,7 +58,7 @@ class Objective(nn.Module):
 
     def forward(self, draw: Draw, conditions: Mapping[str, Any]) -> Tensor:
         """Return the mean loss, shape ``()``."""
-        return self.loss.evaluate(self.network, draw, **conditions).mean()
+        return self.loss.mean(self.network, draw, **conditions)
 
 
 class EagerStep:

@@ -240,6 +240,22 @@ def test_a_perfect_last_step_is_at_the_floor(task):
         assert found[n] == pytest.approx(task.floor(), rel=1e-4)
 
 
+def test_heun_and_ddim_are_not_run_where_more_steps_change_nothing(task):
+    field = LearnedField(Linear(), velocity=lambda t, x: 0 * x, gaussian_source=True)
+    size = replace(TINY, evaluations=[32, 64])
+    for name in ("Heun", "DDIM"):
+        found = dict(images.curve(field, name, task, size))
+        assert isinstance(found[32], list)
+        assert found[64] == "not measured"
+    assert isinstance(dict(images.curve(field, "Euler", task, size))[64], list)
+
+
+def test_random_numbers_depend_on_the_first_seed_and_on_what_they_are_for():
+    cases = [(0, "training"), (0, "sampling"), (1, "training")]
+    generators = [images.generator_of(replace(TINY, seeds=[seed]), what, CPU) for seed, what in cases]
+    assert len({float(torch.rand((), generator=one)) for one in generators}) == 3
+
+
 def test_images_that_are_not_finite_have_no_distance(task):
     field = LearnedField(Linear(), velocity=lambda t, x: x / 0, gaussian_source=True)
     assert dict(images.curve(field, "Euler", task, TINY)) == dict.fromkeys([1, 2, 4], "not finite")

@@ -182,6 +182,20 @@ def test_the_loss_is_the_mean_of_its_examples(generator):
         assert total.item() == pytest.approx(each.sum().item() / 9, rel=1e-14)
 
 
+@pytest.mark.parametrize("make", OBJECTIVES)
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("weight", [None, lambda t: 1 + t, lambda t: 3.0])
+@pytest.mark.parametrize("times", [Stratified(), Importance(Beta(2.0, 1.0))])
+def test_the_mean_of_a_draw_is_the_mean_of_its_examples(make, antithetic, weight, times, generator):
+    loss = make(Linear(Brownian()), times=times, weight=weight, antithetic=antithetic)
+    draw = loss.draw(*(torch.randn(7, 2, 3, generator=generator, dtype=torch.float64) for _ in range(2)))
+
+    def network(t, x):
+        return x.sin() + t.reshape(-1, 1, 1)
+
+    torch.testing.assert_close(loss.mean(network, draw), loss.evaluate(network, draw).mean())
+
+
 def test_a_draw_holds_all_the_randomness(generator):
     x0, x1 = ends(9, generator)
     loss = Quadratic(Linear(Brownian()), antithetic=True)

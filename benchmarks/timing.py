@@ -58,7 +58,7 @@ def interleaved(
         device: Where the work happens: on CUDA its own events are the clock.
         base: The contender that ratios are taken to.
         block_seconds: How long a block lasts at least; short work is repeated within it.
-        warm_up: Pieces of work of each before the first round.
+        warm_up: Pieces of work of each before the first round; with none each is tried once all the same.
     """
     base = next(iter(contenders)) if base is None else base
     works = {**contenders, base + AGAIN: contenders[base]}
@@ -67,13 +67,14 @@ def interleaved(
         for _ in range(warm_up):
             work()
         # Blocks of one contender have the same number of pieces in every round, so that clocks stay out.
-        counts[name] = max(1, round(block_seconds / max(_block(work, 2, device), 1e-9)))
+        first = _block(work, 2 if warm_up else 1, device)
+        counts[name] = max(1, round(block_seconds / max(first, 1e-9)))
     seconds: dict[str, list[float]] = {name: [] for name in works}
     names = list(works)
     for k in range(rounds):
-        first = k % len(names)
+        turn = k % len(names)
         # Another order each round: a neighbour's load then falls on all alike.
-        for name in names[first:] + names[:first]:
+        for name in names[turn:] + names[:turn]:
             seconds[name].append(_block(works[name], counts[name], device))
     return Timings(seconds, base)
 

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,7 +67,7 @@ def run(given: argparse.Namespace) -> int:
             print(f"warning: the tables show {name}, though it breaks a promise: {broken}", file=sys.stderr)
     failed = []
     for name in names:
-        started = time.perf_counter()
+        started, about = time.perf_counter(), machine.description(_command(name, settings), settings.device)
         print(f"{name} ({settings.budget}) ...", flush=True)
         try:
             result = CATALOGUE[name].run(settings)
@@ -76,19 +77,26 @@ def run(given: argparse.Namespace) -> int:
             failed.append(name)
             print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr)
             continue
-        path = machine.write(given.out / f"{name}.json", _content(name, result, settings, started))
+        path = machine.write(given.out / f"{name}.json", _content(name, result, settings, about, started))
         _show(path)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _content(name: str, result: Result, settings: Settings, started: float) -> dict[str, object]:
+def _content(
+    name: str, result: Result, settings: Settings, about: dict[str, Any], started: float
+) -> dict[str, object]:
     broken = {path: conformance(interpolant_named(path)) for path in settings.interpolants}
+    for table in result.tables:
+        for row in table.rows:
+            # A wrong path may still end near the target: what it is stands beside its every number.
+            if any(message and path in row.label for path, message in broken.items()):
+                row.label += " [WRONG: breaks a promise]"
     return {
         "benchmark": name,
         "summary": CATALOGUE[name].summary,
-        **machine.description(_command(name, settings), settings.device),
+        **about,
         "seconds": time.perf_counter() - started,
         "budget": settings.budget,
         "breaks_a_promise": {path: message for path, message in broken.items() if message},
@@ -104,9 +112,9 @@ def _command(name: str, settings: Settings) -> str:
     for flag in ("seeds", "first_seed", "rounds"):
         if getattr(settings, flag) != getattr(defaults, flag):
             words += ["--" + flag.replace("_", "-"), str(getattr(settings, flag))]
-    for flag, values in (("--interpolant", settings.interpolants), ("--compare", settings.peers)):
-        if values:
-            words += [flag, ",".join(values)]
+    if settings.interpolants:
+        words += ["--interpolant", ",".join(settings.interpolants)]
+    words += ["--compare", ",".join(settings.peers) or "none"]
     if torch.get_num_threads() != 1:
         words += ["--threads", str(torch.get_num_threads())]
     return shlex.join(words)
@@ -148,7 +156,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         raise ValueError(
             f"--device {given.device} cannot be used here: {str(error).splitlines()[0]}"
         ) from error
-    peers = _split(given.compare) if given.compare != "all" else list(PEERS)
+    peers = {"all": list(PEERS), "none": []}.get(given.compare, _split(given.compare))
     for peer in peers:
         if peer not in PEERS:
             raise ValueError(f"--compare knows {', '.join(PEERS)}; got {peer!r}")
@@ -207,7 +215,10 @@ def _parser() -> argparse.ArgumentParser:
         "(default: each benchmark's own)",
     )
     one.add_argument(
-        "--compare", default="all", metavar="PEERS", help="peers to run beside (default: all installed)"
+        "--compare",
+        default="all",
+        metavar="PEERS",
+        help="peers to run beside, or none (default: all; one that is missing is reported)",
     )
     one.add_argument("--rounds", type=_positive, metavar="N", help="interleaved rounds of a timing")
     one.add_argument("--threads", type=_positive, default=1, help="CPU threads (default: %(default)s)")

@@ -40,6 +40,7 @@ CATALOGUE = {
         ("accuracy", "divergence", "divergence", "KL divergence against epsilon, by likelihood, d = 128"),
         ("accuracy", "losses", "losses", "losses, antithetic pairs and time laws against the exact field"),
         ("accuracy", "moons", "moons", "eight Gaussians to moons, the protocol of C2OT's Figure 1"),
+        ("accuracy", "moons_short", "moons_short", "the same for all paths and the peers, trained briefly"),
         ("accuracy", "plane", "plane", "2-D sets with path energy, the protocol of OT-CFM's Table 2"),
         ("accuracy", "density", "density", "the checkerboard's negative log-likelihood and its floor, ln 32"),
         ("accuracy", "images", "images", "digits and glyphs: Fréchet distance against evaluations"),

@@ -42,14 +42,20 @@ def measured(values: Iterable[float]) -> Cell:
     }
 
 
-def estimated(value: float, standard_error: float | None) -> Cell:
-    """Return one estimate whose standard error is known otherwise, as over the points of a sample."""
+def estimated(value: float, standard_error: float | None, groups: int = 1) -> Cell:
+    """Return one estimate whose standard error is known otherwise, as over the points of a sample.
+
+    Args:
+        value: The estimate.
+        standard_error: Its standard error.
+        groups: How many groups of points the error was taken over, as by a jackknife; 1 for very many.
+    """
     finite = math.isfinite(value)
     return {
         "kind": "measured",
         "value": float(value) if finite else None,
         "standard_error": float(standard_error) if finite and standard_error is not None else None,
-        "seeds": 1,
+        "seeds": groups,
     }
 
 

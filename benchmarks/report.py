@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import RESULTS
 from benchmarks.record import FLOOR, LIMIT, NOISE, OURS, PEER, PUBLISHED, Cell, Result, Table, read
 
 ROOT = Path(__file__).parent.parent
@@ -98,6 +99,8 @@ def _best(table: Table, column: str) -> set[str]:
         cell = row.cells.get(column, {})
         if row.kind in (OURS, PEER) and cell.get("kind") == "measured" and cell["value"] is not None:
             found[row.label] = (cell["value"], cell.get("standard_error") or 0.0)
+        elif row.kind in (OURS, PEER) and cell.get("kind") == "ratio":
+            found[row.label] = (cell["value"], (cell["quartiles"][1] - cell["quartiles"][0]) / 2)
     if len(found) < 2:
         return set()
     sign = 1 if table.lower_is_better else -1
@@ -144,7 +147,8 @@ def write_report(results: Path, out: Path, *, check: bool = False) -> int:
         for plot in result.plots:
             pictures[out / f"{path.stem}-{plot.name}.png"] = plot
     texts[out / "index.md"] = index(results)
-    for path in asking():
+    # Somebody's own results, or a smaller budget's, are not for README.
+    for path in asking() if results.resolve() == RESULTS.resolve() else []:
         texts[path] = filled(path.read_text(), results)
     stale = [path for path, text in texts.items() if not path.is_file() or path.read_text() != text]
     if check:
@@ -209,35 +213,63 @@ def found(results: Path) -> Iterator[tuple[Path, dict[str, Any], Result]]:
             continue
 
 
+# Fewer rounds have no quartiles to speak of.
+_ENOUGH_ROUNDS = 5
+
+
 def differences(first: Path, second: Path, alarm: float) -> tuple[list[str], int]:
     """Return where two folders of results differ by more than their errors allow, and how many were compared.
 
     Means are compared by Welch's test, so that two seeds are not taken for certain, at ``alarm`` divided by
-    the number of figures: the chance of one line in all when nothing differs. Ratios differ when their
-    quartiles, widened to twice their distance from the median, do not meet.
+    the number of figures: the chance of one line in all when nothing differs. Ratios of five rounds or more
+    differ when their quartiles, widened to twice their distance from the median, do not meet. What has a
+    value on one side only, and words that changed, are differences too.
 
     Raises:
-        ValueError: When the folders have no figure in common.
+        ValueError: When the folders have no figure in common, or are of different budgets.
     """
-    ours, theirs = (dict(_figures(folder)) for folder in (first, second))
-    common = [name for name in ours if name in theirs]
+    _check_alike(first, second)
+    ours, theirs = (dict(_cells(folder)) for folder in (first, second))
+    common = [name for name in ours if name in theirs and _comparable(ours[name], theirs[name])]
     if not common:
         raise ValueError(f"{first} and {second} have no figure in common")
-    lines = []
-    for name in common:
-        if _apart(ours[name], theirs[name], alarm / len(common)):
-            one, other = (_text(cell, None, []) for cell in (ours[name], theirs[name]))
-            lines.append(f"{name}: {one} and {other}")
+    lines = [f"{name}: on one side only" for name in sorted(set(ours) ^ set(theirs))]
+    for name in sorted(set(ours) & set(theirs)):
+        one, other = ours[name], theirs[name]
+        apart = name in common and _apart(one, other, alarm / len(common))
+        if apart or _said(one) != _said(other):
+            lines.append(f"{name}: {_text(one, None, [])} and {_text(other, None, [])}")
     return lines, len(common)
 
 
-def _figures(folder: Path) -> Iterator[tuple[str, Cell]]:
+def _check_alike(first: Path, second: Path) -> None:
+    budgets = [
+        {path.stem: about.get("budget") for path, about, _ in found(folder)} for folder in (first, second)
+    ]
+    for name in set(budgets[0]) & set(budgets[1]):
+        if budgets[0][name] != budgets[1][name]:
+            raise ValueError(f"{name} was run at the budgets {budgets[0][name]} and {budgets[1][name]}")
+
+
+def _said(cell: Cell) -> tuple[object, ...]:
+    """Return what of a cell is no number with an error: whether there is one, or its word."""
+    if cell["kind"] == "plain" and isinstance(cell["value"], str):
+        return ("plain", cell["value"])
+    return (cell["kind"], cell.get("value") is None)
+
+
+def _comparable(one: Cell, other: Cell) -> bool:
+    if one["kind"] == other["kind"] == "ratio":
+        return min(one["rounds"], other["rounds"]) >= _ENOUGH_ROUNDS
+    return _has_error(one) and _has_error(other)
+
+
+def _cells(folder: Path) -> Iterator[tuple[str, Cell]]:
     for path, _, result in found(folder):
         for table in result.tables:
             for row in table.rows:
                 for column, cell in row.cells.items():
-                    if cell["kind"] == "ratio" or _has_error(cell):
-                        yield f"{path.stem}/{table.name}: {row.label}, {column}", cell
+                    yield f"{path.stem}/{table.name}: {row.label}, {column}", cell
 
 
 def _has_error(cell: Cell) -> bool:
@@ -245,8 +277,6 @@ def _has_error(cell: Cell) -> bool:
 
 
 def _apart(one: Cell, other: Cell, chance: float) -> bool:
-    if one["kind"] != other["kind"]:
-        return True
     if one["kind"] == "ratio":
         low, high = zip(_widened(one), _widened(other), strict=True)
         return max(low) > min(high)

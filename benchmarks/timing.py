@@ -67,7 +67,7 @@ def interleaved(
         for _ in range(warm_up):
             work()
         # Blocks of one contender have the same number of pieces in every round, so that clocks stay out.
-        first = _block(work, 2 if warm_up else 1, device)
+        first = _block(work, 2 if warm_up else 1, device) if block_seconds else 1.0
         counts[name] = max(1, round(block_seconds / max(first, 1e-9)))
     seconds: dict[str, list[float]] = {name: [] for name in works}
     names = list(works)

@@ -122,7 +122,7 @@ def exact_divergence(
         stop = min(start + chunk, size)
         directions = torch.eye(stop - start, size, dtype=x.dtype, device=x.device).roll(start, 1)
         products = pullback(directions.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape))
-        diagonal = products.reshape(-1, len(x), size)[:, :, start:stop].diagonal(dim1=0, dim2=2)
+        diagonal = products.reshape(stop - start, len(x), size)[:, :, start:stop].diagonal(dim1=0, dim2=2)
         divergence = divergence + diagonal.sum(-1)
     return value, divergence
 

@@ -129,6 +129,7 @@ class OptimalTransport(Coupling):
 
     From 192 rows on, the solver starts from potentials that small parts of the minibatch agree on. That
     changes the time and not the optimum: of several best pairings, which may tie, it may be another one.
+    Beside far outliers it starts from nothing, whatever ``solver`` says.
 
     Args:
         solver: ``"scipy"`` for its shortest augmenting paths, or ``"pot"`` for the network simplex of POT
@@ -158,7 +159,12 @@ class OptimalTransport(Coupling):
         few = len(x0) < _FEW_ROWS
         cost = _squares(sources, targets, by_differences=few or x0.dtype == torch.float64)
         if not torch.isfinite(cost).all():
-            raise ValueError("optimal transport needs finite points; x0 or x1 holds inf or nan")
+            raise ValueError(
+                "optimal transport needs finite points; x0 or x1 holds inf or nan, or numbers "
+                "too large to be squared"
+            )
+        if not few and not _are_comparable(cost):
+            return _assignment(_squares(sources, targets, by_differences=True)).to(x0.device)
         solver = _faster(*sources.shape) if self.solver is None else self.solver
         solve = _network_simplex if solver == "pot" else _assignment
         return solve(cost if few else _reduced(cost)).to(x0.device)
@@ -181,6 +187,17 @@ def _squares(sources: Tensor, targets: Tensor, *, by_differences: bool) -> Tenso
     sources, targets = sources - centre, targets - centre
     sizes = targets.square().sum(dim=1, keepdim=True) + sources.square().sum(dim=1)
     return torch.addmm(sizes, targets, sources.T, alpha=-2)
+
+
+# A cost that is so many times a usual one would leave rounding in the usual ones, were it cancelled.
+_LARGEST = 1e9
+
+
+def _are_comparable(cost: Tensor) -> bool:
+    """Return whether potentials as large as the largest cost leave the others exact."""
+    usual = cost.amin(dim=1).median()
+    usual = usual if usual > 0 else cost.median()
+    return bool(cost.max() <= _LARGEST * usual)
 
 
 def _faster(rows: int, elements: int) -> str:

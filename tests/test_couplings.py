@@ -377,3 +377,31 @@ def test_a_coupling_without_an_index_cannot_be_built():
 
     with pytest.raises(TypeError, match="source_index"):
         Empty()
+
+
+@pytest.mark.parametrize(
+    ("elements", "dtype", "far", "both"),
+    [
+        (2, torch.float64, 1e9, False),
+        (2, torch.float32, 1e8, False),
+        (32, torch.float32, 1e10, True),
+        (2, torch.float64, 1e3, False),
+    ],
+)
+@pytest.mark.parametrize("solver", [None, "pot"])
+def test_an_outlier_does_not_cost_the_others_their_partners(elements, dtype, far, both, solver):
+    if solver == "pot":
+        pytest.importorskip("ot", reason="the solver is POT's")
+    generator = torch.Generator().manual_seed(3)
+    x0, x1 = (torch.randn(256, elements, generator=generator, dtype=dtype) for _ in range(2))
+    x0[5] = far
+    if both:
+        x1[7] = far
+    found = OptimalTransport(solver).pair(x0, x1)
+    usual = (found.x0.abs() < far / 2).all(dim=1) & (found.x1.abs() < far / 2).all(dim=1)
+    # The answer of scipy alone, for the pairs without an outlier.
+    cost = (x1.double()[:, None] - x0.double()[None]).square().sum(2)
+    best = linear_sum_assignment(cost.numpy())[1]
+    total = sum(float(cost[k, best[k]]) for k in range(256) if cost[k, best[k]] < far)
+    own = (found.x1.double() - found.x0.double())[usual].square().sum()
+    assert float(own) == pytest.approx(total, rel=1e-6)

@@ -29,8 +29,10 @@ COUPLINGS = (INDEPENDENT, TRANSPORT)
 VELOCITY = Velocity()
 
 CALIBRATED = (
-    "Calibration: how fast the path moves over how fast the network says, on held-out pairs; 1 when right, "
-    "5 % lower for a path whose time derivative is 5 % too large, above 1 while a network still learns."
+    "Calibration: how fast the path moves over how fast the network says, on held-out pairs; 1 for a right "
+    "path and a network trained to the end, 5 % lower for a path whose time derivative is 5 % too large; "
+    "networks trained briefly are some hundredths off, so that it is to be read beside linear's. Rows share "
+    "their points and draws."
 )
 """What the column is, for the notes of the tables."""
 

@@ -396,7 +396,7 @@ def distance(groups: Tensor) -> Cell:
     value = math.sqrt(max(square, 0.0))
     # The root's derivative, held finite where the square is not above its own error.
     slope = 2 * max(value, math.sqrt(error) / 2)
-    return estimated(value, error / slope if slope else 0.0)
+    return estimated(value, error / slope if slope else 0.0, groups=count)
 
 
 def _series(label: str, curve: Mapping[int, Cell]) -> Series:

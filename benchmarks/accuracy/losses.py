@@ -165,8 +165,10 @@ def error_table(sizes: Sizes, seeds: int) -> Table:
         "the last tenth of them (last weights: not averaged). Ratios are of errors, seed by seed, "
         "after as many steps, network evaluations (an antithetic pair takes two) or seconds of one "
         "network in the library's eager trainer (time of a step: median and quartiles of interleaved "
-        "rounds, of which every seed has some to itself). Length is E[b_hat . b] / E|b|^2: a network of "
-        "the velocity learns it up to 1, and beyond when its loss teaches too large a velocity. A "
+        "rounds, of which every seed has some to itself; quadratic does the work of regression but for one "
+        "product: how far its time is from 1 is how far the clock is to be trusted). Length is "
+        "E[b_hat . b] / E|b|^2: a network of the velocity learns it up to 1, and beyond when its loss "
+        "teaches too large a velocity. A "
         "network that is told the exact velocity (at "
         f"{sizes.told:,} points) shows what the noise of the targets costs all others.",
     )

@@ -109,15 +109,11 @@ class Residual(nn.Module):
 
 
 def run(settings: Settings) -> Result:
-    """Return the paper's figures beside ours, and all paths and peers at a shorter training."""
-    long = settings.pick(
+    """Return the paper's figures beside ours."""
+    sizes = settings.pick(
         Sizes(30, 2, 256, 2_000), Sizes(1_500, 20, 1_000, 20_000), Sizes(ITERATIONS, 200, 5_000, 100_000)
     )
-    short = settings.pick(
-        Sizes(20, 2, 128, 2_000), Sizes(200, 10, 500, 20_000), Sizes(600, 50, 1_000, 50_000)
-    )
-    brief, plot = shorter(settings, short)
-    return Result([protocol(settings, long), brief], [plot], {"protocol": vars(long), "shorter": vars(short)})
+    return Result([protocol(settings, sizes)], settings={"protocol": vars(sizes)})
 
 
 def protocol(settings: Settings, sizes: Sizes) -> Table:

@@ -196,8 +196,9 @@ class Loss(abc.ABC):
     def mean(self, network: Network, draw: Draw, **conditions: Any) -> Tensor:
         """Return the mean of :meth:`evaluate`, shape ``()``."""
         prediction, target = self._predict(network, draw, conditions)
-        if self._factors(draw):
-            return self._average(self.of(prediction, target), draw).mean()
+        factors = self._factors(draw)
+        if factors:
+            return self._average(self.of(prediction, target), draw, factors).mean()
         return self.mean_of(prediction, target)
 
     def mean_of(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -267,10 +268,10 @@ class Loss(abc.ABC):
     def _paired(self, draw: Draw) -> bool:
         return self.antithetic and draw.z is not None
 
-    def _average(self, values: Tensor, draw: Draw) -> Tensor:
+    def _average(self, values: Tensor, draw: Draw, factors: list[Tensor] | None = None) -> Tensor:
         if self._paired(draw):
             values = values.reshape(2, -1).mean(dim=0)
-        for factor in self._factors(draw):
+        for factor in self._factors(draw) if factors is None else factors:
             values = values * _checked_weight(factor, values)
         return values
 
@@ -301,6 +302,8 @@ class Regression(Loss):
 
     @override
     def mean_of(self, prediction: Tensor, target: Tensor) -> Tensor:
+        if prediction.dtype not in (torch.float32, torch.float64) or target.dtype != prediction.dtype:
+            return super().mean_of(prediction, target)  # Where the sum over all rows may be too large.
         # Two kernels fewer in either direction: 2 % of a small network's step.
         return mse_loss(prediction, target, reduction="sum") / len(prediction)
 

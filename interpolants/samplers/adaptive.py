@@ -341,6 +341,8 @@ class _Steps:
         moved = torch.add(self.point, slope, alpha=self.direction * trial)
         change = self.system(self._clock(self.time + trial), moved) - slope
         bend = self.system.norm(change / tolerated) / trial
+        if math.isnan(bend):
+            return bend
         if speed <= 1e-15 and bend <= 1e-15:
             return min(100 * trial, max(_SHORT, trial * 1e-3))
         return min(100 * trial, math.pow(0.01 / max(speed, bend), 1 / self.pair.order))

@@ -18,7 +18,7 @@ from torch import Tensor
 from interpolants._tensors import kind
 from interpolants.fields import Diffusion, Field, Guided
 from interpolants.fields.derived import DerivedField
-from interpolants.samplers.graphs import graph_of, signature_of
+from interpolants.samplers.graphs import graph_of, not_compiled, signature_of
 from interpolants.samplers.grid import check_answer
 from interpolants.samplers.steps import Tableau, step
 
@@ -219,7 +219,7 @@ def _run(
 ) -> list[Tensor]:
     try:
         return graph(*arguments)
-    except torch._dynamo.exc.TorchDynamoException as error:
+    except not_compiled() as error:
         plain(*arguments)  # A mistake of the field's own says so by itself.
         raise _uncaptured(arguments[0], str(error).strip().splitlines()[0]) from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -12,11 +11,8 @@ from torch import Tensor
 
 from interpolants._tensors import Time, hutchinson_divergence
 from interpolants.fields import Field
-from interpolants.samplers.graphs import graph_of, signature_of
+from interpolants.samplers.graphs import graph_of, not_compiled, signature_of
 from interpolants.samplers.grid import check_answer
-
-# Fields whose divergence is known to be seen by a graph, by their identity.
-_CHECKED: set[int] = set()
 
 # How many elements the products of a call have on a CPU, by measurement (see _tensors.py): one thread, an MLP
 # of 4 x 64, D = 64, batch 256; twice what is best without a graph. Elsewhere memory is the limit.
@@ -54,7 +50,8 @@ class CompiledRates:
         for directions in self._chunks:
             try:
                 value, part = graph(self.field, time, x, directions, self.conditions, self.dtype)
-            except _not_compiled() as error:
+            except not_compiled() as error:
+                self._check(time, x)  # A mistake of the field's own says so by itself.
                 reason = str(error).strip().splitlines()[0]
                 raise RuntimeError(
                     f"the divergence of this field cannot be compiled into one graph ({reason}); "
@@ -66,10 +63,7 @@ class CompiledRates:
     def _graph(self, time: Tensor, x: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
         if not self._chunks:
             self._chunks = self._directions(x)
-        if id(self.field) not in _CHECKED:
-            self._check(time, x)
-            _CHECKED.add(id(self.field))
-            weakref.finalize(self.field, _CHECKED.discard, id(self.field)).atexit = False
+            self._check(time, x)  # Once an integration: networks and conditions may have changed.
         shapes = signature_of({"x": x, "directions": self._chunks[0]})
         given = signature_of(self.conditions)
         signature = ("divergence", shapes, self.dtype, torch.is_grad_enabled(), given)
@@ -111,8 +105,3 @@ def _rates(
     products = torch.vmap(lambda direction: pullback(direction.expand_as(x))[0])(directions)
     diagonal = products * directions.unsqueeze(1)
     return value, diagonal.reshape(len(directions), len(x), -1).sum((0, 2))
-
-
-def _not_compiled() -> tuple[type[Exception], ...]:
-    known = torch._dynamo.exc
-    return known.TorchDynamoException, known.FailOnRecompileLimitHit

@@ -60,8 +60,18 @@ def _compiled(function: Function, device: torch.device) -> Function:
 def _kind(value: Any) -> Hashable:
     if isinstance(value, Tensor):
         return value.shape, value.dtype, value.device
+    if isinstance(value, tuple | list):
+        return type(value), tuple(map(_kind, value))
+    if isinstance(value, Mapping):
+        return type(value), signature_of(value)
     # Numbers and words are constants of a graph.
     return type(value), value if isinstance(value, int | float | str) else None
+
+
+def not_compiled() -> tuple[type[Exception], ...]:
+    """Return what torch raises when no graph can be made."""
+    known = torch._dynamo.exc
+    return known.TorchDynamoException, known.FailOnRecompileLimitHit
 
 
 def _with_its_own_code(function: Function) -> Function:

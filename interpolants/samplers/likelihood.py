@@ -287,6 +287,7 @@ def _carried(
     recording = sampler.differentiable and torch.is_grad_enabled()
     # The divergence needs gradients, which inference mode forbids whatever is enabled inside it.
     with torch.inference_mode(False), torch.set_grad_enabled(recording):
+        x = x.clone() if isinstance(x, Tensor) and x.is_inference() else x
         ends = dataclasses.replace(sampler, end_only=True)
         compiled = None
         if isinstance(divergence, Exact) and divergence.compile:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from interpolants._tensors import Time
-from interpolants.fields import Field, LearnedField
+from interpolants.fields import Field, Guided, LearnedField
 from interpolants.samplers.adaptive import PAIRS, integrate_adaptively
 from interpolants.samplers.captured import captured_states, recipe_of
 from interpolants.samplers.grid import (
@@ -302,7 +302,9 @@ def _stepped(
 ) -> State:
     asked = stage_times(tableau, times)
     clock: Sequence[Time] = asked
-    if not isinstance(field, LearnedField):  # Whose networks get a time for each example in any case.
+    # Networks of a learned field get a time for each example in any case, and the scale of a guided one is to
+    # be asked at the times themselves: rounded ones may miss the end of an interval.
+    if not isinstance(field, LearnedField | Guided):
         told = torch.tensor(asked, dtype=state_dtype(x), device=x.device)
         asked, clock = told.tolist(), told.unbind()
     with field.prepared(asked, x):

@@ -78,9 +78,11 @@ def test_a_benchmark_that_fails_does_not_stop_the_others(toys, tmp_path, capsys)
 
 
 def test_a_result_says_how_it_came_about(toys, tmp_path):
-    suite.main(["run", "fine", "--budget", "smoke", "--seeds", "3", "--out", str(tmp_path), "--compare", ""])
+    suite.main(
+        ["run", "fine", "--budget", "smoke", "--seeds", "3", "--out", str(tmp_path), "--compare", "none"]
+    )
     about, result = read(tmp_path / "fine.json")
-    assert about["command"] == "python -m benchmarks run fine --budget smoke --seeds 3"
+    assert about["command"] == "python -m benchmarks run fine --budget smoke --seeds 3 --compare none"
     assert {"date", "commit", "processor", "python", "torch", "versions", "seconds", "device"} <= about.keys()
     assert about["gpu"] is None
     assert result.tables == [table()]
@@ -136,6 +138,22 @@ def test_a_wrong_interpolant_is_shown_with_a_warning(toys, tmp_path, capsys):
     assert "breaks a promise" in capsys.readouterr().err
     about, _ = read(tmp_path / "fine.json")
     assert list(about["breaks_a_promise"]) == [name]
+
+
+def test_the_rows_of_a_wrong_interpolant_are_marked(monkeypatch, tmp_path):
+    name = "benchmarks.own:FivePercentOff"
+
+    class Toy(Benchmark):
+        def run(self, settings):
+            made = Table("t", "T", ["error"])
+            for path in settings.interpolants:
+                made.add(f"{path}, euler", {"error": measured([1.0, 2.0])})
+            return Result([made])
+
+    monkeypatch.setattr(suite, "CATALOGUE", {"toy": Toy("toy", "accuracy", "toy", "a toy")})
+    suite.main(["run", "toy", "--interpolant", f"linear,{name}", "--out", str(tmp_path)])
+    labels = [row.label for row in read(tmp_path / "toy.json")[1].tables[0].rows]
+    assert labels == ["linear, euler", f"{name}, euler [WRONG: breaks a promise]"]
 
 
 def test_interpolants_are_named_by_path_and_latent_noise():
@@ -284,6 +302,27 @@ def test_estimates_ratios_and_equal_numbers_are_compared_as_what_they_are(tmp_pa
     )
     assert count == 6
     assert [line.split(",")[0] for line in found] == ["toy/t: 1", "toy/t: 3", "toy/t: 5"]
+
+
+def test_what_is_missing_on_one_side_or_said_otherwise_is_a_difference(tmp_path):
+    first = [measured([1, 2, 3]), measured([1, 2, 3]), plain("right"), plain(3)]
+    second = [measured([1, 2, 3]), measured([1, 2, float("nan")]), plain("WRONG"), plain(4)]
+    one, other = result_of(first, tmp_path / "one"), result_of([*second, plain("more")], tmp_path / "other")
+    found, count = differences(one, other, 0.01)
+    assert count == 1
+    assert [line.split(", value")[0] for line in found] == ["toy/t: 4", "toy/t: 1", "toy/t: 2"]
+
+
+def test_folders_of_different_budgets_are_not_compared(toys, tmp_path):
+    for budget in ("smoke", "small"):
+        suite.main(["run", "fine", "--budget", budget, "--out", str(tmp_path / budget)])
+    with pytest.raises(ValueError, match="budgets smoke and small"):
+        differences(tmp_path / "smoke", tmp_path / "small", 0.01)
+
+
+def test_ratios_of_few_rounds_are_not_compared(tmp_path):
+    one, other = (result_of([ratio(k, k, k, 1, 4), measured([1, 2])], tmp_path / str(k)) for k in (1.0, 2.0))
+    assert differences(one, other, 0.01) == ([], 1)
 
 
 def test_a_result_is_written_whole_or_not_at_all(tmp_path):

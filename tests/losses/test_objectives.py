@@ -196,6 +196,24 @@ def test_the_mean_of_a_draw_is_the_mean_of_its_examples(make, antithetic, weight
     torch.testing.assert_close(loss.mean(network, draw), loss.evaluate(network, draw).mean())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_mean_of_many_examples_stays_finite_in_half_precision(dtype):
+    x0 = torch.zeros(1024, 784, dtype=dtype)
+    # Each example has 784, and all together more than float16 can hold.
+    assert Regression(Linear())(lambda t, x: 0 * x, x0, x0 + 1) == 784
+
+
+def test_a_weight_is_asked_once(generator):
+    asked = []
+
+    def weight(t):
+        asked.append(t)
+        return t
+
+    Regression(Linear(), weight=weight)(lambda t, x: x, *ends(4, generator))
+    assert len(asked) == 1
+
+
 def test_a_draw_holds_all_the_randomness(generator):
     x0, x1 = ends(9, generator)
     loss = Quadratic(Linear(Brownian()), antithetic=True)

@@ -426,3 +426,19 @@ def test_samplers_say_which_tolerance_was_not_reached(method):
         RuntimeError, match=rf"{method} could not reach its tolerance \(rtol 1e-05, atol 1e-05"
     ):
         ODESampler(method).sample(Jumping(), torch.ones(2, 1))
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_a_field_that_is_not_finite_beside_the_start_says_so(method):
+    oracle = _NanLater()
+    with pytest.raises(RuntimeError, match="could not reach its tolerance"):
+        ODESampler(method).sample(oracle, points())
+
+
+class _NanLater(Field):
+    interpolant = Trigonometric()
+
+    def velocity(self, t, x, **conditions):
+        return 0 * x + (-torch.as_tensor(t, dtype=x.dtype)).sqrt()
+
+    score = denoiser = x0 = x1 = velocity

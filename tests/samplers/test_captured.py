@@ -395,3 +395,43 @@ def test_what_a_graph_cannot_do_is_refused():
     for make in (ODESampler, partial(SDESampler, 0.5)):
         with pytest.raises(ValueError, match="records no gradients"):
             make(compile=True, differentiable=True)
+
+
+def test_conditions_of_several_numbers_have_graphs_of_their_own(counter):
+    field = Plain(lambda t, x, *, size: size[0] * x)
+    for k in range(10):  # One more than the eight that torch makes of one function.
+        found = sample(field, size=(float(k), 1)).final
+        torch.testing.assert_close(
+            found, ODESampler(steps=4).sample(field, points(), size=(float(k), 1)).final
+        )
+
+
+def test_more_graphs_than_torch_makes_are_refused_in_one_line(counter):
+    class Scaled:
+        factor = 1.0
+
+        def __call__(self, t, x):
+            return self.factor * x
+
+    network = Scaled()
+    field = Plain(network)
+
+    def sample_all():
+        for k in range(12):
+            network.factor = 1.0 + k
+            sample(field)
+
+    with pytest.raises(RuntimeError, match=r"^the steps of this Plain cannot be compiled.*use compile=False"):
+        sample_all()
+
+
+def test_a_guided_field_is_asked_at_the_times_themselves():
+    conditional, unconditional = Plain(lambda t, x: -3 * x), Plain(lambda t, x: x)
+    guided = Guided(conditional, unconditional, lambda t: 4.0 if 0.2 <= t <= 0.8 else 1.0)
+    start = points(torch.float32)
+    # Explicit Euler by hand: the scale is 4 at 0.2, 0.3, ..., 0.8, where the slope is x - 4 * 4 x.
+    factor = 1.0
+    for k in range(10):
+        factor *= 1 + 0.1 * (1 - 4 * 4 if 2 <= k <= 8 else -3)
+    found = ODESampler(steps=10).sample(guided, start).final
+    torch.testing.assert_close(found, factor * start, rtol=1e-4, atol=1e-6)

@@ -168,7 +168,11 @@ def test_gradients_of_a_graph_are_the_plain_ones():
         (lambda t, x: x.detach().sin(), ValueError, "depends on x but records no gradient"),
         (torch.no_grad()(lambda t, x: x.sin()), ValueError, "depends on x but records no gradient"),
         (lambda t, x: x[:, :1], ValueError, r"shape of x, \(4, 6\); got \(4, 1\)"),
-        (lambda t, x: x if x.sum().item() > 0 else -x, RuntimeError, "one graph .*use compile=False"),
+        (
+            lambda t, x: x if x.sum().item() > 0 else -x,
+            RuntimeError,
+            r"^the divergence of this field cannot be compiled .*use compile=False$",
+        ),
     ],
     ids=["detached", "without gradients", "wrong shape", "looks at values"],
 )
@@ -198,3 +202,36 @@ def test_a_graph_is_asked_only_in_the_unit_interval():
 def test_exact_divergences_compare_by_whether_they_are_compiled():
     assert Exact(compile=True) == Exact(None, True) != Exact()
     assert repr(Exact(compile=True)) == "Exact(chunk=None, compile=True)"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_field_that_stops_recording_gradients_is_refused_after_a_good_call():
+    def velocity(t, x, *, seen=True):
+        return (x if seen else x.detach()).sin()
+
+    field = LearnedField(Linear(), velocity=velocity)
+    both(field, points(3, 2), seen=True)
+    with pytest.raises(ValueError, match="records no gradient"):
+        both(field, points(3, 2), seen=False)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_mistake_of_the_fields_own_says_so_after_a_good_call():
+    def velocity(t, x, *, label="good"):
+        if label == "bad":
+            raise KeyError("unknown label")
+        return x.sin()
+
+    field = LearnedField(Linear(), velocity=velocity)
+    both(field, points(3, 2), label="good")
+    with pytest.raises(KeyError, match="unknown label"):
+        both(field, points(3, 2), label="bad")
+
+
+def test_what_is_no_fault_of_the_compiler_is_passed_on(monkeypatch):
+    def full(*arguments):
+        raise MemoryError("full")
+
+    monkeypatch.setattr("interpolants.samplers.compiled.graph_of", lambda *arguments: full)
+    with pytest.raises(MemoryError, match="full"):
+        both(learned(2), points(3, 2))

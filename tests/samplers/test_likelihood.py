@@ -729,3 +729,27 @@ def test_a_path_whose_weight_has_an_infinite_derivative_at_its_end_is_as_exact()
         MixtureOracle(VariancePreserving(), source, target), x1, source.log_prob, sampler=sampler
     )
     assert (likelihood.value - target.log_prob(x1)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("method", ["euler", "heun", "rk4", "dopri5"])
+@pytest.mark.parametrize("divergence", [Exact(), Hutchinson(2)])
+def test_points_of_inference_mode_have_a_likelihood(method, divergence):
+    field = LearnedField(Linear(), velocity=lambda t, x: -x)
+    sampler = ODESampler(method, steps=2)
+
+    def value():
+        x = torch.randn(3, 2, dtype=torch.float64, generator=seeded())
+        found = log_likelihood(
+            field, x, standard_normal_log_prob, sampler=sampler, divergence=divergence, generator=seeded()
+        )
+        return found.value
+
+    with torch.inference_mode():
+        inside = value()
+    torch.testing.assert_close(inside.clone(), value())
+
+
+def test_no_points_have_no_likelihood():
+    field = LearnedField(Linear(), velocity=lambda t, x: -x)
+    found = log_likelihood(field, torch.zeros(0, 2), standard_normal_log_prob, sampler=CHEAP)
+    assert found.value.shape == (0,)

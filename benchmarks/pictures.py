@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.record import LIMIT, PEER, PUBLISHED, Plot, Series
-from interpolants.plotting.style import CYCLE, INK, PALE, figure, save
+from interpolants.plotting.style import CYCLE, FONT_SIZE, INK, PALE, figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 _LINES = {PEER: "--", PUBLISHED: ":", LIMIT: ":"}
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -22,9 +23,11 @@ def draw(plot: Plot, path: Path) -> Path:
         _curve(axes, series, CYCLE[k % len(CYCLE)], _MARKS[k // len(CYCLE) % len(_MARKS)])
     if plot.floor is not None:
         axes.axhline(plot.floor, color=INK, linewidth=0.9, linestyle="-.", label=plot.floor_label or "floor")
-    axes.set(xlabel=plot.x, ylabel=plot.y, title=plot.title)
-    axes.set_xscale("log" if "x" in plot.log else "linear")
-    axes.set_yscale("log" if "y" in plot.log else "linear")
+    axes.set(xlabel=plot.x, ylabel=plot.y)
+    axes.set_title(plot.title, fontsize=FONT_SIZE + 1)
+    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        if name in plot.log:
+            _logarithmic(axes, name, axis)
     axes.grid(color=PALE, linewidth=0.5)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -32,6 +35,15 @@ def draw(plot: Plot, path: Path) -> Path:
         frameon=False, fontsize=7, labelcolor=INK, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0
     )
     return save(drawing, path)
+
+
+def _logarithmic(axes: Axes, name: str, axis: Axis) -> None:
+    """Make an axis logarithmic, with plain numbers; between the powers of ten only where there are few."""
+    from matplotlib.ticker import LogFormatter, StrMethodFormatter
+
+    axes.set(**{f"{name}scale": "log"})
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.2, 0.5)))
 
 
 def _curve(axes: Axes, series: Series, colour: str, mark: str) -> None:

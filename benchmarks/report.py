@@ -222,8 +222,9 @@ def differences(first: Path, second: Path, alarm: float) -> tuple[list[str], int
 
     Means are compared by Welch's test, so that two seeds are not taken for certain, at ``alarm`` divided by
     the number of figures: the chance of one line in all when nothing differs. Ratios of five rounds or more
-    differ when their quartiles, widened to twice their distance from the median, do not meet. What has a
-    value on one side only, and words that changed, are differences too.
+    differ when their quartiles, widened to twice their distance from the median, do not meet. A row on one
+    side only, a number that is not finite on one, and words that changed are differences too; a cell that is
+    missing for a reason is none.
 
     Raises:
         ValueError: When the folders have no figure in common, or are of different budgets.
@@ -233,11 +234,15 @@ def differences(first: Path, second: Path, alarm: float) -> tuple[list[str], int
     common = [name for name in ours if name in theirs and _comparable(ours[name], theirs[name])]
     if not common:
         raise ValueError(f"{first} and {second} have no figure in common")
-    lines = [f"{name}: on one side only" for name in sorted(set(ours) ^ set(theirs))]
+    benchmarks = {name.partition("/")[0] for name in ours} & {name.partition("/")[0] for name in theirs}
+    alone = sorted(name for name in set(ours) ^ set(theirs) if name.partition("/")[0] in benchmarks)
+    lines = [f"{name}: on one side only" for name in alone]
     for name in sorted(set(ours) & set(theirs)):
         one, other = ours[name], theirs[name]
         apart = name in common and _apart(one, other, alarm / len(common))
-        if apart or _said(one) != _said(other):
+        # A cell that is missing says why.
+        reasoned = "missing" in (one["kind"], other["kind"])
+        if apart or not (reasoned or _said(one) == _said(other)):
             lines.append(f"{name}: {_text(one, None, [])} and {_text(other, None, [])}")
     return lines, len(common)
 

@@ -216,7 +216,7 @@ def _reduced(cost: Tensor) -> Tensor:
     parts = min(16, len(cost) // 64)
     potential = torch.zeros_like(cost[0])
     for k in range(parts):
-        # Every so-manieth row, as sorted batches would give parts that are unlike the whole.
+        # Rows at equal distances: neighbours in a sorted batch would make parts unlike the whole.
         rows = cost[k::parts][: len(cost) // parts]
         own = _row_potential(rows[:, k::parts][:, : len(rows)])
         potential += (rows - own[:, None]).amin(dim=0) / parts

@@ -47,7 +47,7 @@ def check_interpolant(interpolant: Interpolant, *, shape: tuple[int, ...] | None
     differences; gamma is zero at both ends, never negative, and gamma gamma' is finite; shapes, dtypes
     and devices are kept; t may be a float, ``()`` or ``(B,)`` and x any shape ``(B, *D)``; it compiles
     into one graph and works under ``torch.func.vmap``. A path that only takes some shapes of x (such as
-    points of the plane) is checked on the first it takes of (B, 2), (B, 3), (B, 16), (B, 3, 4, 4), (B,).
+    points of the plane) is checked on the first it takes of (B, 2), (B, 3), (B, 16), (B, 3, 4, 4).
 
     Args:
         interpolant: The interpolant. If it is also an ``nn.Module`` its parameters are left as they are.
@@ -80,7 +80,7 @@ def check_interpolant(interpolant: Interpolant, *, shape: tuple[int, ...] | None
 
 class _Check:
     def __init__(self, interpolant: Interpolant, shape: tuple[int, ...] | None) -> None:
-        self.shapes = ((2,), (3,), (16,), (3, 4, 4), ()) if shape is None else (shape,)
+        self.shapes = ((2,), (3,), (16,), (3, 4, 4)) if shape is None else (shape,)
         self.learnable = isinstance(interpolant, torch.nn.Module)
         self.device = torch.device("cpu")
         if isinstance(interpolant, torch.nn.Module):
@@ -96,7 +96,11 @@ class _Check:
         try:
             self.shape = self._shape()
         except Exception as error:
-            yield f"interpolate must take t of shape (B,) and x0, x1 of shape (B, *D): {_say(error)}"
+            # Numbers, shape (B,), are not tried: what forgets to reshape t takes them, and B = D by chance.
+            yield (
+                f"interpolate must take t of shape (B,) and x0, x1 of shape (B, *D): {_say(error)} "
+                "(t multiplies x as t.reshape(-1, *[1] * (x0.ndim - 1)))"
+            )
             return
         for promise in (
             self._ends,

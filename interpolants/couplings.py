@@ -137,8 +137,9 @@ class OptimalTransport(Coupling):
             three dimensions. None for the faster one of those installed.
 
     Raises:
-        ValueError: When ``solver`` is none of these; from :meth:`pair`, when a point is not finite.
-        ImportError: From :meth:`pair`, when POT is asked for and not installed.
+        ValueError: When ``solver`` is none of these; from :meth:`~interpolants.Coupling.pair`, when a
+            point is not finite.
+        ImportError: From :meth:`~interpolants.Coupling.pair`, when POT is asked for and not installed.
 
     Example:
         >>> x0, x1 = torch.tensor([[0.0], [5.0]]), torch.tensor([[6.0], [1.0]])

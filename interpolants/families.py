@@ -29,6 +29,12 @@ class Linear(SpatiallyLinear):
     Also known as conditional optimal transport and rectified flow. Heitz, Belcour and Chambon 2023
     (arXiv 2305.03486) call the time alpha: their :math:`(1 - \alpha) x_0 + \alpha x_1` is this.
 
+    Args:
+        gamma: The amplitude of the latent noise; none by default.
+
+    Raises:
+        TypeError: When ``gamma`` is no Gamma.
+
     Example:
         >>> Linear().sample(0.25, torch.zeros(1, 1), torch.ones(1, 1)).xt
         tensor([[0.2500]])
@@ -69,6 +75,12 @@ class Trigonometric(SpatiallyLinear):
 
     Preserves the variance when both sides have unit covariance.
 
+    Args:
+        gamma: The amplitude of the latent noise; none by default.
+
+    Raises:
+        TypeError: When ``gamma`` is no Gamma.
+
     Example:
         >>> Trigonometric().sample(1.0, torch.zeros(1, 1), torch.ones(1, 1)).xt
         tensor([[1.]])
@@ -101,6 +113,12 @@ class EncodingDecoding(SpatiallyLinear):
     :math:`\alpha = \cos^2(\pi t)` on [0, 1/2) and 0 after, :math:`\beta` is its mirror image, and with
     :math:`\gamma = \sin^2(\pi t)` all mass is standard Gaussian at t = 1/2. Another gamma gives another
     bottleneck; without latent noise every path passes through the origin, where the way on is lost.
+
+    Args:
+        gamma: The amplitude of the latent noise; :math:`\sin^2(\pi t)` by default.
+
+    Raises:
+        TypeError: When ``gamma`` is no Gamma.
 
     Example:
         >>> interpolant = EncodingDecoding()

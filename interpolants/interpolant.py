@@ -66,7 +66,7 @@ class Interpolant(abc.ABC):
 
     A subclass writes :meth:`interpolate`, and everything else follows: the time derivative by
     forward-mode differentiation (override :meth:`derivative` where a closed form is cheaper), samples,
-    losses and samplers. Check it with :func:`interpolants.check_interpolant`.
+    losses and samplers. Check it with :func:`~interpolants.check_interpolant`.
 
     Args:
         gamma: The amplitude of the latent noise; none by default.
@@ -198,6 +198,9 @@ class SpatiallyLinear(Interpolant):
 
     A subclass writes :meth:`alpha` and :meth:`beta`; their derivatives are automatic unless written.
     The exact fields and the conversions between velocity, score and denoiser hold for this class.
+
+    Args:
+        gamma: The amplitude of the latent noise; none by default.
 
     Example:
         >>> class Cubic(SpatiallyLinear):

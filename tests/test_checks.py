@@ -542,3 +542,16 @@ def test_a_product_that_is_wrong_only_at_the_ends_is_caught():
 def test_a_weight_whose_product_is_not_finite_at_an_end_is_told_what_to_write():
     with pytest.raises(InterpolantError, match="half_beta_squared_derivative must be finite at both ends"):
         check_interpolant(Affine(lambda t: 1 - t, lambda t: t.sqrt()))
+
+
+class Unshaped(Interpolant):
+    """Forgets to shape t: right for x of shape (B,), and silently wrong where B = D."""
+
+    def interpolate(self, t, x0, x1):
+        return (1 - t) * x0 + t * x1
+
+
+def test_a_path_that_does_not_shape_its_times_is_found():
+    with pytest.raises(InterpolantError, match=r"shape \(B, \*D\).*t\.reshape"):
+        check_interpolant(Unshaped())
+    check_interpolant(Unshaped(), shape=())  # one that is meant for numbers says so

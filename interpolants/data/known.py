@@ -100,5 +100,5 @@ class KnownDensity:
 
     @property
     def entropy(self) -> float:
-        """Minus the mean of the log density: what no model's negative log-likelihood can fall below."""
+        """The entropy in nats, minus the mean log density; no model has a lower negative log-likelihood."""
         return -_LAWS[self.name].log_peak + (1.0 if self.name == "normal" else 0.0)

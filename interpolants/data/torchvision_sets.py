@@ -49,6 +49,11 @@ def torchvision_set(
         RuntimeError: If files are missing and ``download`` is False.
         ValueError: If there is no data set of that name, ``size`` is missing where it is needed, or is given
             where it cannot be followed.
+
+    Example:
+        >>> images = torchvision_set("mnist", "data", download=True)  # doctest: +SKIP
+        >>> images.shape, images.classes  # doctest: +SKIP
+        ((1, 28, 28), 10)
     """
     dataset = _made(_class(_datasets(), name), os.fspath(root), train, download)
     data = getattr(dataset, "data", None)

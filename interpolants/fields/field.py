@@ -22,7 +22,7 @@ class FieldUnavailable(ValueError):
 
 
 class Diffusion(Protocol):
-    r"""A diffusion :math:`\epsilon(t) \ge 0`, such as :class:`interpolants.Constant`.
+    r"""A diffusion :math:`\epsilon(t) \ge 0`, such as :class:`~interpolants.Constant`.
 
     Times are double-precision tensors of shape ``()`` or ``(B,)``, and so is every answer. The ratios are
     asked for where a division by :math:`\gamma` or :math:`\alpha` would be one of 0 by 0.

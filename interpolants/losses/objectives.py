@@ -288,6 +288,8 @@ class Regression(Loss):
     With a gamma whose derivative is infinite at the ends, as Brownian, the floor for the velocity is
     infinite (its gradient is not): read :class:`Quadratic` there.
 
+    The arguments are those of :class:`~interpolants.losses.Loss`.
+
     Example:
         >>> from interpolants import Linear
         >>> loss = Regression(Linear())
@@ -314,7 +316,9 @@ class Quadratic(Loss):
     r"""The baseline objective, :math:`E [|\hat b|^2 - 2 y \cdot \hat b]`.
 
     Same expected gradient as :class:`Regression`; on held-out data its value falls to
-    :math:`-E|b|^2`, and :meth:`calibration` to 0.
+    :math:`-E|b|^2`, and :meth:`~interpolants.losses.Loss.calibration` to 0.
+
+    The arguments are those of :class:`~interpolants.losses.Loss`.
 
     Example:
         >>> from interpolants import Linear

@@ -61,7 +61,16 @@ class Target(abc.ABC):
 @final
 @dataclass(frozen=True)
 class Velocity(Target):
-    r"""The velocity: :math:`\dot x_t`, whose average is :math:`b`."""
+    r"""The velocity: :math:`\dot x_t`, whose average is :math:`b`.
+
+    Example:
+        >>> import torch
+        >>> from interpolants import Linear
+        >>> path = Linear()
+        >>> sample = path.sample(0.5, torch.zeros(1, 1), torch.full((1, 1), 3.0))
+        >>> Velocity().of(sample, path)
+        tensor([[3.]])
+    """
 
     @override
     def of(self, sample: InterpolantSample, interpolant: Interpolant) -> Tensor:
@@ -71,7 +80,16 @@ class Velocity(Target):
 @final
 @dataclass(frozen=True)
 class Denoiser(Target):
-    r"""The latent noise: :math:`z`, whose average is :math:`\eta_z`. Needs ``gamma``."""
+    r"""The latent noise: :math:`z`, whose average is :math:`\eta_z`. Needs ``gamma``.
+
+    Example:
+        >>> import torch
+        >>> from interpolants import Brownian, Linear
+        >>> path = Linear(Brownian())
+        >>> sample = path.sample(0.5, torch.zeros(1, 1), torch.full((1, 1), 3.0), z=torch.ones(1, 1))
+        >>> Denoiser().of(sample, path)
+        tensor([[1.]])
+    """
 
     needs_gamma = True
 
@@ -86,6 +104,14 @@ class Score(Target):
     r"""The score: :math:`-z / \gamma(t)`, whose average is :math:`s`. Needs ``gamma``.
 
     Its variance grows like :math:`1/\gamma^2` at the ends; :class:`Denoiser` learns the same with none of it.
+
+    Example:
+        >>> import torch
+        >>> from interpolants import Brownian, Linear
+        >>> path = Linear(Brownian())
+        >>> sample = path.sample(0.5, torch.zeros(1, 1), torch.full((1, 1), 3.0), z=torch.ones(1, 1))
+        >>> Score().of(sample, path)
+        tensor([[-2.]])
     """
 
     needs_gamma = True
@@ -99,7 +125,16 @@ class Score(Target):
 @final
 @dataclass(frozen=True)
 class X0(Target):
-    r"""The source point: :math:`x_0`, whose average is :math:`\eta_0`."""
+    r"""The source point: :math:`x_0`, whose average is :math:`\eta_0`.
+
+    Example:
+        >>> import torch
+        >>> from interpolants import Linear
+        >>> path = Linear()
+        >>> sample = path.sample(0.5, torch.zeros(1, 1), torch.full((1, 1), 3.0))
+        >>> X0().of(sample, path)
+        tensor([[0.]])
+    """
 
     @override
     def of(self, sample: InterpolantSample, interpolant: Interpolant) -> Tensor:
@@ -109,7 +144,16 @@ class X0(Target):
 @final
 @dataclass(frozen=True)
 class X1(Target):
-    r"""The target point: :math:`x_1`, whose average is :math:`\eta_1`."""
+    r"""The target point: :math:`x_1`, whose average is :math:`\eta_1`.
+
+    Example:
+        >>> import torch
+        >>> from interpolants import Linear
+        >>> path = Linear()
+        >>> sample = path.sample(0.5, torch.zeros(1, 1), torch.full((1, 1), 3.0))
+        >>> X1().of(sample, path)
+        tensor([[3.]])
+    """
 
     @override
     def of(self, sample: InterpolantSample, interpolant: Interpolant) -> Tensor:
@@ -121,7 +165,7 @@ class X1(Target):
 class Joint(Target):
     r"""Several targets at once, for one network with a head for each; their losses are added.
 
-    The network returns a mapping by the same names, as :class:`interpolants.LearnedField` takes it.
+    The network returns a mapping by the same names, as :class:`~interpolants.LearnedField` takes it.
 
     Args:
         **targets: The target of each head.

@@ -21,7 +21,7 @@ class TimeLaw(abc.ABC):
     """A density of times on (0, 1).
 
     Another law than the uniform one weights the objective towards the times it prefers; wrap it in
-    :class:`Importance` to keep the uniform objective and only change the variance.
+    :class:`~interpolants.Importance` to keep the uniform objective and only change the variance.
     """
 
     @abc.abstractmethod

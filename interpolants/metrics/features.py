@@ -237,7 +237,13 @@ def feature_batches(
 ) -> Iterator[Tensor]:
     """Yield the features batch by batch, for sets whose features do not fit in memory.
 
-    Arguments and errors are those of :func:`extract`.
+    Errors are those of :func:`extract`.
+
+    Args:
+        extractor: From images to features, as for :func:`extract`.
+        images: A tensor of images, or batches of them one after the other.
+        batch_size: How many images of a tensor the extractor sees at once.
+        device: Where the extractor is, as for :func:`extract`.
 
     Example:
         >>> from interpolants.metrics import FeatureStatistics

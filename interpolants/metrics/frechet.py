@@ -128,7 +128,7 @@ def frechet_distance(a: FeatureStatistics | Tensor, b: FeatureStatistics | Tenso
     full rank, as with fewer examples than features.
 
     The value is too large by a term that falls like 1/N in the number of examples of either set, so compare
-    values at equal numbers only, and with :func:`frechet_floor` at the same numbers.
+    values at equal numbers only, and with :func:`~interpolants.metrics.frechet_floor` at the same numbers.
 
     Args:
         a: Features, shape ``(N, d)``, or their statistics.

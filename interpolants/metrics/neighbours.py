@@ -27,14 +27,24 @@ _INSIDE = 1 - 1e-9
 
 
 class PrecisionRecall(NamedTuple):
-    """The share of generated points among the real ones, and of real points among the generated ones."""
+    """The share of generated points among the real ones, and of real points among the generated ones.
+
+    Attributes:
+        precision: The share of generated points among the real ones, in [0, 1].
+        recall: The share of real points among the generated ones, in [0, 1].
+    """
 
     precision: float
     recall: float
 
 
 class DensityCoverage(NamedTuple):
-    """How densely real points surround the generated ones, and the share of real points with one near."""
+    """How densely real points surround the generated ones, and the share of real points with one near.
+
+    Attributes:
+        density: How densely real points surround the generated ones; it may exceed 1.
+        coverage: The share of real points with a generated one near, in [0, 1].
+    """
 
     density: float
     coverage: float

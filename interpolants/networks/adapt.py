@@ -40,7 +40,7 @@ def adapt(
             ``"t"`` or ``"x"`` is among them, it is passed by that name rather than by its place.
         output: Where the module's answer holds the tensor: the name of an attribute or key, as ``"sample"``
             with diffusers, or a place in a tuple. None when the answer is the tensor.
-        heads: How many times the channels of ``x`` the answer has, for :class:`~interpolants.networks.Heads`.
+        heads: How many times the channels of ``x`` the answer has, for :class:`~interpolants.Heads`.
 
     Raises:
         TypeError: When ``module`` is no module.

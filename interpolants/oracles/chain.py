@@ -127,6 +127,17 @@ class RejectionPosterior:
         source: The shape at t = 0.
         target: The shape at t = 1.
         rounds: The most rounds of 64 proposals a point gets before a RuntimeError.
+
+    Raises:
+        TypeError: When the interpolant is not spatially linear.
+
+    Example:
+        >>> from interpolants import Linear
+        >>> posterior = RejectionPosterior(Linear(), triangle(), rhombus())
+        >>> x = torch.zeros(1, 2)  # half way between the two
+        >>> x0, x1, z = posterior(0.5, x, generator=torch.Generator().manual_seed(0))
+        >>> bool(torch.allclose((x0 + x1) / 2, x, atol=1e-6)), bool(rhombus().acceptance(x1))
+        (True, True)
     """
 
     interpolant: SpatiallyLinear
@@ -241,12 +252,22 @@ class Polygon:
 
 
 def triangle() -> Polygon:
-    """Return the triangle of the method's usual picture, standing at the left of the origin."""
+    """Return the triangle of the method's usual picture, standing at the left of the origin.
+
+    Example:
+        >>> triangle().acceptance(torch.tensor([[-0.9, 0.0], [0.9, 0.0]]))
+        tensor([1., 0.])
+    """
     return Polygon(torch.tensor([[-1.5, -0.7], [-0.3, -0.7], [-0.9, 0.7]]))
 
 
 def rhombus() -> Polygon:
-    """Return the rhombus of the method's usual picture, standing at the right of the origin."""
+    """Return the rhombus of the method's usual picture, standing at the right of the origin.
+
+    Example:
+        >>> rhombus().acceptance(torch.tensor([[-0.9, 0.0], [0.9, 0.0]]))
+        tensor([0., 1.])
+    """
     return Polygon(torch.tensor([[0.9, -0.8], [1.4, 0.0], [0.9, 0.8], [0.4, 0.0]]))
 
 

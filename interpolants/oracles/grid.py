@@ -69,7 +69,11 @@ def field_on_grid(
 
 
 def grid_points(bounds: tuple[float, float, float, float], resolution: int = 64) -> Tensor:
-    """Return the centres of the same cells, shape ``(resolution, resolution, 2)``.
+    """Return the centres of the cells of :func:`field_on_grid`, shape ``(resolution, resolution, 2)``.
+
+    Args:
+        bounds: Left, right, bottom and top of the grid.
+        resolution: The number of cells along each side.
 
     Example:
         >>> grid_points((0.0, 1.0, 0.0, 1.0), resolution=2)[0, 1]

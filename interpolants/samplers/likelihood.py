@@ -203,11 +203,11 @@ def log_likelihood(
         x1: Points, shape ``(B, *D)``. Half precision is integrated in single.
         source_log_prob: The log density of the source, from ``(B, *D)`` to ``(B,)``, such as
             :func:`standard_normal_log_prob`. When ``sampler.times`` begins after 0, that at its first time.
-        sampler: How the flow is integrated. The log density meets its tolerance as the points do. Its steps
-            are taken, but only the ends returned; when it is differentiable so is the answer, by the points
-            and by the parameters of the field (of a network that is not compiled: those have no second
-            derivatives).
-        divergence: How the divergence is found.
+        sampler: How the flow is integrated, by default by ``ODESampler("dopri5")``. The log density meets
+            its tolerance as the points do. Its steps are taken, but only the ends returned; when it is
+            differentiable so is the answer, by the points and by the parameters of the field (of a network
+            that is not compiled: those have no second derivatives).
+        divergence: How the divergence is found, by default ``Exact()``.
         generator: Where probes are drawn from; torch's global generator by default.
         **conditions: Passed to the field.
 
@@ -242,8 +242,8 @@ def sample_with_log_prob(
         field: As for :func:`log_likelihood`, and so are the other arguments and what is raised.
         x0: Points of the source, shape ``(B, *D)``.
         source_log_prob: The log density of the source.
-        sampler: How the flow is integrated.
-        divergence: How the divergence is found.
+        sampler: How the flow is integrated, by default by ``ODESampler("dopri5")``.
+        divergence: How the divergence is found, by default ``Exact()``.
         generator: Where probes are drawn from.
         **conditions: Passed to the field.
 
@@ -258,9 +258,12 @@ def sample_with_log_prob(
 
 
 def standard_normal_log_prob(x: Tensor) -> Tensor:
-    """Return the log density of N(0, Id) at ``x`` of shape ``(B, *D)``, shape ``(B,)``.
+    """Return the log density of N(0, Id), shape ``(B,)``.
 
     Half precision is computed in single.
+
+    Args:
+        x: Points, shape ``(B, *D)``.
 
     Example:
         >>> standard_normal_log_prob(torch.zeros(2, 1))

@@ -13,7 +13,8 @@ class Average(AveragedModel):
 
     After update n the weights are :math:`d_n \bar w + (1 - d_n) w` with :math:`d_n = \min(d, n / (n + 9))`,
     n counted from 0, so that short trainings are averaged over their later part and do not remember how they
-    began. Buffers are the network's own, those that it makes or enlarges when called too.
+    began. Buffers are the network's own, those that it makes or enlarges when called too. It is in evaluation
+    mode: dropout, and labels hidden in training, are not for what is sampled from.
 
     Args:
         network: The network to follow; the copy is called like it.
@@ -36,6 +37,7 @@ class Average(AveragedModel):
         super().__init__(network)
         self.decay = decay
         self.requires_grad_(False)
+        self.eval()
         # Torch counts on the device, and waits for it to look; a number here spares that.
         self.updates = 0
 

@@ -90,6 +90,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
         ImportError: When safetensors is missing.
         ValueError: When the file is no checkpoint of this library, or is damaged
             (:class:`DamagedCheckpoint`).
+
+    Example:
+        >>> import tempfile, torch
+        >>> path = Path(tempfile.mkdtemp()) / "b.safetensors"
+        >>> _ = save_checkpoint(path, {"weight": torch.zeros(2)}, {"step": "10"})
+        >>> tensors, text = load_checkpoint(path)
+        >>> tensors["weight"], text["step"]
+        (tensor([0., 0.]), '10')
     """
     _safetensors()
     from safetensors import SafetensorError, safe_open

@@ -68,7 +68,7 @@ class Engine(Protocol):
 class Alone:
     """One process, the network's own device, full precision: nothing for accelerate to do.
 
-    It is what a :class:`~interpolants.training.Trainer` uses unless told otherwise.
+    It is what a :class:`~interpolants.Trainer` uses unless told otherwise.
 
     Example:
         >>> Alone().count

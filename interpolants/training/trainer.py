@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from interpolants.losses import Draw, Loss
 from interpolants.training.averages import Average
 from interpolants.training.checkpoints import Checkpoints, figure_of
 from interpolants.training.engine import Alone, Engine, Optimizers
-from interpolants.training.feed import Feed
+from interpolants.training.feed import Batch, Feed
 from interpolants.training.finite import FiniteGuard, NonFiniteLoss, statistics
 from interpolants.training.randomness import global_states, restore_global_states
 from interpolants.training.state import (
@@ -81,7 +81,7 @@ class Trainer:
             to tens of seconds and needs a C++ compiler. Parameters are then laid end to end in one
             buffer, which the network's own become views of. A last, smaller minibatch compiles anew. With an
             ``engine``, forward and backward are compiled, and the optimiser is its own fused kernel.
-        engine: Where to run: :class:`~interpolants.training.Accelerated` for several processes, several
+        engine: Where to run: :class:`~interpolants.Accelerated` for several processes, several
             devices or mixed precision; by default this process alone, on the network's own device.
         schedule: The factor of the learning rate as a function of the number of steps made, such as
             :class:`~interpolants.training.WarmUp`.
@@ -101,7 +101,7 @@ class Trainer:
         NonFiniteLoss: From a step, when the loss is not finite: with the step, the statistics of its
             minibatch and the last checkpoint. On a GPU it may come one step late.
         RuntimeError: At the first step, when it cannot be compiled, as with BatchNorm's batch counter.
-        TypeError: When ``optimizer`` is an optimiser rather than what makes one.
+        TypeError: When ``optimizer`` is an optimiser rather than what makes one, or a minibatch is none.
         ValueError: When a number is out of range, there is nothing to train, or the batches are empty.
 
     Example:
@@ -363,7 +363,7 @@ class Trainer:
 
     def _parts(self, draws: list[Draw]) -> Iterator[Part]:
         while True:
-            batch = self._feed.take()
+            batch = _checked(self._feed.take())
             conditions: Mapping[str, Any] = batch[2] if len(batch) > 2 else {}
             draw = self.loss.draw(batch[0], batch[1], generator=self.generator, shard=self._engine)
             draws.append(draw)
@@ -413,6 +413,20 @@ def _with_tensor_rates(optimizers: Optimizers) -> Optimizers:
         return optimizer
 
     return make
+
+
+def _checked(batch: Any) -> Batch:
+    """Return a minibatch that has the parts of one."""
+    parts = isinstance(batch, tuple | list) and len(batch) in (2, 3)
+    if not parts or (len(batch) == 3 and not isinstance(batch[2], Mapping)):
+        found = type(batch).__name__
+        if isinstance(batch, tuple | list):
+            found += f" of {', '.join(type(part).__name__ for part in batch) or 'nothing'}"
+        raise TypeError(
+            "batches must give (x0, x1) or (x0, x1, conditions), with a mapping of conditions such as "
+            f"{{'label': labels}}; got a {found}"
+        )
+    return cast("Batch", batch)
 
 
 def _check(*, steps: int, accumulate: int, clip: float | None, skip_non_finite: int) -> None:

@@ -135,3 +135,12 @@ def test_shared_complex_low_precision_and_whole_numbers_are_averaged_or_kept():
     assert torch.equal(average.module.low, torch.full((2,), 1.8, dtype=torch.bfloat16))
     torch.testing.assert_close(average.module.turned, torch.full((2,), 0.9j))
     assert average.module.codes.tolist() == [1, 2]
+
+
+def test_an_average_does_not_drop_anything():
+    network = nn.Sequential(nn.Linear(4, 64), nn.Dropout(0.5))
+    average = Average(network, 0.9)
+    average.update_parameters(network)
+    x = torch.ones(3, 4)
+    assert network.training
+    assert torch.equal(average(x), average(x))

@@ -176,6 +176,21 @@ def test_empty_and_exhausted_batches_are_reported():
         next(trainer)
 
 
+@pytest.mark.parametrize(
+    ("batch", "found"),
+    [
+        ((torch.zeros(4, 2),), "a tuple of Tensor"),
+        ((torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(4)), "a tuple of Tensor, Tensor, Tensor"),
+        ({"x0": torch.zeros(4, 2)}, "a dict"),
+        (torch.zeros(2, 4, 2), "a Tensor"),
+    ],
+)
+def test_what_is_no_minibatch_is_said_to_be_none(batch, found):
+    trainer = Trainer(small(), Regression(Linear()), [batch], steps=1)
+    with pytest.raises(TypeError, match=rf"\(x0, x1, conditions\).*got {found}$"):
+        next(trainer)
+
+
 def test_conditions_of_a_batch_reach_the_network():
     network, seen = Conditioned(), []
     network.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["label"]), with_kwargs=True)

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests of one file stay together for the most part: many share what took long to make.
+SHARED_OUT := -n 2 --dist worksteal
 
 .PHONY: help demo bench test check docs clean
 
@@ -10,7 +12,7 @@ help:
 	@echo "make bench  run the benchmark suite's smallest budget, into runs/bench"
 	@echo "make test   run every test, the examples in docstrings and README included"
 	@echo "make check  lint, types and layers"
-	@echo "make docs   build the pages into docs/_build/html, every example run, and look at them in a browser if there is one"
+	@echo "make docs   build the pages, every example and doctest run, and look at them in a browser if there is one"
 	@echo "make clean  remove the environment and what the tools left behind"
 
 demo: $(VENV)/.demo
@@ -20,7 +22,7 @@ bench: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks run all --budget smoke --out runs/bench
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -29,9 +31,9 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.docs
-	rm -rf docs/_build/html
+	rm -rf docs/_build docs/gallery docs/idea_scripts
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -d docs/_build/doctrees docs docs/_build/html
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED_OUT) -rs tests/docs interpolants
 	@echo "the pages: docs/_build/html/index.html"
 
 $(BIN)/python:

@@ -20,6 +20,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 import draw_layers
 
+from interpolants.fields.derived import DerivedField
+
 draw_layers.write(HERE / "extending")
 
 project = "interpolants"
@@ -124,7 +126,7 @@ def skip_member(app, what, name, member, skip, options):
 
 def name_public_bases(app, name, member, options, bases):
     """Name the public class behind a base that is our own affair."""
-    bases[:] = [base.__base__ if base.__name__ == "DerivedField" else base for base in bases]
+    bases[:] = [base.__base__ if base is DerivedField else base for base in bases]
 
 
 def list_benchmarks(app, name, source):
@@ -134,8 +136,10 @@ def list_benchmarks(app, name, source):
 
 
 def mend_signature(app, what, name, member, options, signature, returned):
-    """Write a default that is made anew each time as three dots, which Sphinx can read."""
-    return (signature or "").replace("<factory>", "...") or None, returned
+    """Write as Python does what Sphinx does not: a default made anew each time, a call with any arguments."""
+    for written, meant in (("<factory>", "..."), ("Callable[[...], ", "Callable[..., ")):
+        signature, returned = (part and part.replace(written, meant) for part in (signature, returned))
+    return signature, returned
 
 
 class CommandHelp(Directive):
@@ -147,9 +151,13 @@ class CommandHelp(Directive):
     def run(self):
         """Return the text as it stands, in 80 columns."""
         words = [sys.executable, "-m", "interpolants", *"".join(self.arguments).split(), "--help"]
-        environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1"}
-        text = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
-        return [nodes.literal_block(text, text, language="none")]
+        # Whatever the terminal and the locale of the build.
+        environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", "PYTHONUTF8": "1"}
+        environment.pop("FORCE_COLOR", None)
+        done = subprocess.run(words, env=environment, capture_output=True, encoding="utf-8", check=False)
+        if done.returncode:
+            raise self.error(f"{' '.join(words[1:])} failed: {done.stderr.strip()}")
+        return [nodes.literal_block(done.stdout, done.stdout, language="none")]
 
 
 def mend_links_of_sources(app, pagename, templatename, context, doctree):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH, ROW, GAP, PAD = 760, 46, 12, 8
-# What each module is about, in a word or some; a module without a line here stops the build.
+# What each module is about, in a few words; a module without a line here stops the build.
 WORDS = {
     "__main__": "python -m",
     "cli": "commands",
@@ -34,7 +34,7 @@ COLOURS = ("#dbe9f6", "#fde3cf", "#dcefdc", "#ece3f3")
 
 def layers() -> list[list[str]]:
     """Return the rows of the contract, the outermost first."""
-    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     contract = next(c for c in tools["importlinter"]["contracts"] if c["type"] == "layers")
     return [[name.strip() for name in row.split("|")] for row in contract["layers"]]
 
@@ -66,8 +66,10 @@ def picture(rows: list[list[str]]) -> str:
 
 
 def write(folder: Path) -> None:
-    """Write ``layers.svg`` into a folder."""
-    (folder / "layers.svg").write_text(picture(layers()))
+    """Write ``layers.svg`` into a folder, unless it is there: what watches the folder would build again."""
+    drawn, file = picture(layers()), folder / "layers.svg"
+    if not file.exists() or file.read_text(encoding="utf-8") != drawn:
+        file.write_text(drawn, encoding="utf-8")
 
 
 if __name__ == "__main__":

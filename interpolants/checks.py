@@ -97,10 +97,9 @@ class _Check:
             self.shape = self._shape()
         except Exception as error:
             # Numbers, shape (B,), are not tried: what forgets to reshape t takes them, and B = D by chance.
-            yield (
-                f"interpolate must take t of shape (B,) and x0, x1 of shape (B, *D): {_say(error)} "
-                "(t multiplies x as t.reshape(-1, *[1] * (x0.ndim - 1)))"
-            )
+            shape_it = " (t multiplies x as t.reshape(-1, *[1] * (x0.ndim - 1)))"
+            hint = shape_it if "size of tensor" in str(error) else ""
+            yield f"interpolate must take t of shape (B,) and x0, x1 of shape (B, *D): {_say(error)}{hint}"
             return
         for promise in (
             self._ends,

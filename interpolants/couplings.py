@@ -134,7 +134,8 @@ class OptimalTransport(Coupling):
     Args:
         solver: ``"scipy"`` for its shortest augmenting paths, or ``"pot"`` for the network simplex of POT
             (``pip install 'interpolants[transport]'``), which is faster for thousands of points in up to
-            three dimensions. None for the faster one of those installed.
+            three dimensions. None for POT for such points where it is
+            installed, else scipy.
 
     Raises:
         ValueError: When ``solver`` is none of these; from :meth:`~interpolants.Coupling.pair`, when a

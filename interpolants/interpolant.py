@@ -103,6 +103,9 @@ class Interpolant(abc.ABC):
         # Under this name dataclasses call it too.
         check_instance("gamma", self.gamma, Gamma, "Brownian()")
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(gamma={self.gamma!r})"
+
     @abc.abstractmethod
     def interpolate(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
         r"""Return :math:`I(t, x_0, x_1)`, the path without its latent noise.

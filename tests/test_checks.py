@@ -555,3 +555,20 @@ def test_a_path_that_does_not_shape_its_times_is_found():
     with pytest.raises(InterpolantError, match=r"shape \(B, \*D\).*t\.reshape"):
         check_interpolant(Unshaped())
     check_interpolant(Unshaped(), shape=())  # one that is meant for numbers says so
+
+
+def test_only_a_time_that_was_not_shaped_is_told_to_be():
+    class Looking(SpatiallyLinear):
+        def alpha(self, t):
+            return 1 - t if t < 0.5 else 0 * t
+
+        def beta(self, t):
+            return t
+
+    with pytest.raises(InterpolantError) as found:
+        check_interpolant(Looking())
+    assert "reshape" not in str(found.value)
+
+
+def test_an_interpolant_of_ones_own_prints_as_what_it_is():
+    assert repr(Unshaped(Brownian(0.5))) == "Unshaped(gamma=Brownian(a=0.5))"

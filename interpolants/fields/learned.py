@@ -50,8 +50,8 @@ class LearnedField(DerivedField):
         score: Network for :math:`s`.
         x0: Network for :math:`\eta_0`.
         x1: Network for :math:`\eta_1`.
-        gaussian_source: Whether the source is N(0, Id), which gives one more equation,
-            :math:`s = -\eta_0 / \alpha`.
+        gaussian_source: Whether the source is N(0, Id) and independent of the target, which gives one more
+            equation, :math:`s = -\eta_0 / \alpha`. Not after training on optimal-transport pairs.
 
     Raises:
         TypeError: When ``interpolant`` is no Interpolant, or a network cannot be called.
@@ -86,7 +86,7 @@ class LearnedField(DerivedField):
             raise ValueError("LearnedField needs at least one network: velocity, denoiser, score, x0 or x1")
         check_instance("interpolant", interpolant, Interpolant, "Linear()")
         for name, network in self.networks.items():
-            if not callable(network):
+            if not callable(network) or isinstance(network, type):
                 raise TypeError(f"{name} must be a network, called as network(t, x); got {kind(network)}")
         if gaussian_source and _ignores_source(interpolant):
             raise ValueError(

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from interpolants._tensors import check_instance
 from interpolants.losses import Draw, Loss
 from interpolants.training.averages import Average
 from interpolants.training.checkpoints import Checkpoints, figure_of
@@ -101,7 +102,8 @@ class Trainer:
         NonFiniteLoss: From a step, when the loss is not finite: with the step, the statistics of its
             minibatch and the last checkpoint. On a GPU it may come one step late.
         RuntimeError: At the first step, when it cannot be compiled, as with BatchNorm's batch counter.
-        TypeError: When ``optimizer`` is an optimiser rather than what makes one, or a minibatch is none.
+        TypeError: When ``optimizer`` is an optimiser rather than what makes one, ``network`` or ``loss`` is
+            of another kind, or a minibatch is none.
         ValueError: When a number is out of range, there is nothing to train, or the batches are empty.
 
     Example:
@@ -133,6 +135,8 @@ class Trainer:
         skip_non_finite: int = 0,
     ) -> None:
         _check(steps=steps, accumulate=accumulate, clip=clip, skip_non_finite=skip_non_finite)
+        check_instance("network", network, nn.Module, "MLP(dim=2)")
+        check_instance("loss", loss, Loss, "Regression(Linear())")
         self.network = network
         self.loss = loss
         self.steps = steps

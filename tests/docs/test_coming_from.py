@@ -19,7 +19,7 @@ HEADING = re.compile(r"^#+ (.*)$", flags=re.MULTILINE)
 
 def blocks(peer):
     """Return the heading, the caption (None for ours) and the code of each block of a page."""
-    text = (PAGES / f"{peer}.md").read_text()
+    text = (PAGES / f"{peer}.md").read_text(encoding="utf-8")
     return [
         (HEADING.findall(text[: block.start()])[-1], block["caption"], block["code"])
         for block in BLOCK.finditer(text)

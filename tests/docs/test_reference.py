@@ -129,26 +129,27 @@ def words_of(found, name):
 
 
 def test_every_public_name_is_documented_once_and_nothing_else_is():
-    text = "\n".join(page.read_text() for page in sorted(REFERENCE.glob("*.md")))
+    text = "\n".join(page.read_text(encoding="utf-8") for page in sorted(REFERENCE.glob("*.md")))
     documented = re.findall(r"^\.\. auto\w+:: (\S+)$", text, flags=re.MULTILINE)
     assert sorted(documented) == sorted(OBJECTS.keys() | BESIDES)
 
 
 def test_every_page_is_in_the_index():
-    index = (REFERENCE / "index.md").read_text()
+    index = (REFERENCE / "index.md").read_text(encoding="utf-8")
     listed = re.search(r"```\{toctree\}\n(.*?)```", index, flags=re.DOTALL)[1].split()
     pages = {page.stem for page in REFERENCE.glob("*.md")} - {"index"}
     assert pages == {name for name in listed if not name.startswith(":") and not name.isdigit()}
 
 
-def test_the_help_of_every_command_is_shown(capsys):
+def test_the_help_of_every_command_is_shown(capsys, monkeypatch):
     pytest.importorskip("tyro")
     from interpolants.cli import main
 
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
         main(["--help"])
     commands = re.search(r"\{([\w,]+)\}", capsys.readouterr().out)[1].split(",")
-    page = (REFERENCE / "command_line.md").read_text()
+    page = (REFERENCE / "command_line.md").read_text(encoding="utf-8")
     shown = re.findall(r"^```\{command-help\} ?(\w*)$", page, flags=re.MULTILINE)
     assert sorted(shown) == sorted(["", *commands])
 

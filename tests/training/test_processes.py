@@ -13,9 +13,6 @@ from process_worker import OPTIONS, Blocks, make
 
 from interpolants.training import Accelerated, Alone, Checkpoints
 
-# Two processes are started once for most of these, so they stay together when tests are spread out.
-pytestmark = pytest.mark.xdist_group("processes")
-
 WORKER = Path(__file__).with_name("process_worker.py")
 
 

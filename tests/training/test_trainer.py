@@ -191,6 +191,15 @@ def test_what_is_no_minibatch_is_said_to_be_none(batch, found):
         next(trainer)
 
 
+def test_a_class_in_place_of_a_network_or_a_loss_is_named():
+    with pytest.raises(TypeError, match=r"loss must be a Loss, such as Regression.*got the class Regression"):
+        Trainer(small(), Regression, batches(), steps=1)
+    with pytest.raises(TypeError, match=r"network must be a Module, such as MLP.*got the class MLP"):
+        Trainer(MLP, Regression(Linear()), batches(), steps=1)
+    with pytest.raises(TypeError, match=r"velocity must be a network.*got the class MLP"):
+        LearnedField(Linear(), velocity=MLP)
+
+
 def test_conditions_of_a_batch_reach_the_network():
     network, seen = Conditioned(), []
     network.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["label"]), with_kwargs=True)

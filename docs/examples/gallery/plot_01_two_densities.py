@@ -20,14 +20,14 @@ from interpolants.training import WarmUp
 
 # %%
 # White is dense, black is empty, and the longer side spans :math:`[-1, 1]`. A heart and a star come with the
-# library. Any PNG will do: here a ring is drawn and read. Put the path of your own in place of ``file.name``.
+# library. Any PNG will do: here a ring is drawn and read. Put the path of your own in its place.
 
 source, target = load_density(shipped_density("p0")), load_density(shipped_density("p1"))
 picture = Image.new("L", (128, 128))
 ImageDraw.Draw(picture).ellipse((16, 16, 112, 112), outline=255, width=24)
-with tempfile.NamedTemporaryFile(suffix=".png") as file:
-    picture.save(file)
-    ring = load_density(file.name)
+with tempfile.TemporaryDirectory() as folder:
+    picture.save(f"{folder}/ring.png")
+    ring = load_density(f"{folder}/ring.png")
 
 figure, panels = plt.subplots(1, 3, figsize=(8, 2.9), layout="constrained")
 for axes, density, name in zip(panels, (source, target, ring), ("source", "target", "your own"), strict=True):

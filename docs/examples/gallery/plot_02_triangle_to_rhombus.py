@@ -19,9 +19,9 @@ generator = torch.Generator().manual_seed(0)
 # %%
 # To deblend a point is to draw a pair :math:`(x_0, x_1)` among all that blend to it. Here by rejection: one
 # end is proposed from its shape, and kept if the other then falls into its own. Deblend, blend at the next
-# time, and so on: that is the chain. Its ends are random. Under the mean of many deblended pairs,
-# :math:`E[x_1 - x_0]`, which is what a network learns, a start has one end: that is the ODE. The mean of 400
-# pairs stands for it.
+# time, and so on: that is the chain. Its ends are random. A point that follows the mean of all pairs that it
+# could come from, :math:`E[x_1 - x_0 \mid x_t = x]`, which is what a network learns, has one end: that is the
+# ODE. The mean of 400 pairs stands for it.
 
 deblend = RejectionPosterior(path, source, target)
 
@@ -44,7 +44,7 @@ plt.show()
 
 # %%
 # With more steps the chain loses its randomness. The mean squared distance of its ends from the crosses falls
-# about like one over the steps. In the limit the chain is the ODE.
+# about like one over the steps; the crosses have a small error too. In the limit the chain is the ODE.
 
 for n, chain in zip(steps, chains, strict=True):
     squared = (chain[-1] - crosses[:, None]).square().sum(dim=-1).mean()
@@ -52,8 +52,8 @@ for n, chain in zip(steps, chains, strict=True):
 
 # %%
 # The velocity can be had without deblending too: blend many pairs, and take the mean of :math:`x_1 - x_0`
-# over those that fall into one cell of a grid, as regression does. Arrows show it at three times; the points
-# below are carried by it, each in the colour it starts with.
+# over those that fall into one cell of a grid, as regression does. Arrows show it at three times. The points
+# below follow the deblended velocity, here from 24 pairs a step, each in the colour it starts with.
 
 x0, x1 = (shape.sample(200_000, generator=generator) for shape in (source, target))
 cloud, few = source.sample(300, generator=generator), lambda t, x: velocity(t, x, pairs=24)
@@ -71,7 +71,7 @@ for axes in (above, below):
 plt.show()
 
 # %%
-# The carried points fill the rhombus: they are about as far from fresh ones as fresh ones from each other.
+# The carried points fill the rhombus: they are about as far from fresh ones as those are from each other.
 
 fresh = [target.sample(300, generator=generator) for _ in range(8)]
 for name, one in (("carried", [carried.final] * 4), ("fresh", fresh[:4])):

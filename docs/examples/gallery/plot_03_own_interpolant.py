@@ -30,7 +30,8 @@ class Cubic(SpatiallyLinear):
 
 
 # %%
-# Ask first whether it keeps its promises: ends, derivatives, shapes and types. Silence means that it does.
+# Ask first whether it keeps its promises: ends, derivatives, shapes and types. Silence means that it does. A
+# path that is no weighted sum subclasses :class:`~interpolants.Interpolant`, and is asked the same.
 
 check_interpolant(Cubic())
 check_interpolant(Cubic(gamma=Brownian(0.5)))  # the same path with latent noise

@@ -39,7 +39,7 @@ print("trained beside the network:", *Bent().modules_to_train()["interpolant"].s
 # equals it when all go straight at constant speed. It is minus the least value of the quadratic loss. So the
 # network lowers that loss and the path raises it :cite:p:`albergo2022building`, by ``maximize`` in Adam. A
 # trainer by itself lets the path lower its loss, too. For regression that lowers the floor of the loss, the
-# variance of :math:`\dot x_t` given :math:`x_t`.
+# variance of :math:`\dot x_t` given :math:`x_t`, averaged over both.
 
 normal = si.GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None])
 corners, spread = torch.cat([0.7 * torch.eye(2), -0.7 * torch.eye(2)]), 0.15**2 * torch.eye(2)
@@ -57,7 +57,7 @@ for name, loss, up in (("least energy", si.Quadratic, True), ("least loss", si.R
 # %%
 # Exact velocities tell what was learned, on 2,000 pairs: floor, energy, how far Euler steps end from the
 # flow's end. Least energy pays here. It is a proxy: with corners at 1.3 of deviation 0.3 the trigonometric
-# path errs less. Least loss shrinks all to almost a point, where nothing is left to guess, and errs most.
+# path errs less. Least loss shrinks all to almost one point, where little is left to guess, and errs most.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4.3), layout="constrained")
 x0, x1 = (ends.sample(2_000, generator=generator) for ends in (normal, target))

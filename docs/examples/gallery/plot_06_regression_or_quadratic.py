@@ -58,11 +58,11 @@ for name, found in (("gap", gaps[-1]), ("calibration", calibrations[-1])):
 
 # %%
 # Left: the curves fall by the same amount, each to its floor (dashed). Regression's floor is the variance of
-# :math:`\dot x_t` given :math:`x_t`, which you do not know. Quadratic's is :math:`-E|b|^2`: minus its value
-# is the part of :math:`E|b|^2` that is learnt. Right: the gap falls from 1. Calibration is positive where the
-# network answers too strongly, negative where too weakly. It ends near 0, but starts there too, as a network
-# that answers 0 does: a necessary sign, not a proof. To rank networks on the same draws either loss will do;
-# their differences are equal. Which loss and weight learn fastest: :doc:`the tables </benchmarks/losses>`.
+# :math:`\dot x_t` given :math:`x_t`, quadratic's is :math:`-E|b|^2`. Without an oracle you know neither, but
+# quadratic has a mark: the answer 0 gets 0. Right: the gap falls from 1. Calibration of an answer
+# :math:`\lambda b` is :math:`\lambda(\lambda - 1)E|b|^2`: positive if too strong, negative if too weak, but 0
+# for the answer 0 as well, as at the start: a necessary sign, not a proof. To rank networks on the same draws
+# either loss will do. Which loss and weight learn fastest: :doc:`the tables </benchmarks/losses>`.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.4), layout="constrained")
 steps = range(0, 20 * len(values), 20)

@@ -4,7 +4,7 @@ ODE or SDE: choosing epsilon after training
 
 With a velocity and a denoiser, every :math:`\epsilon(t) \ge 0` gives an SDE, and 0 the ODE. If both are right
 all have the same marginals :cite:p:`albergo2023stochastic`. If not, more noise lets the score correct more of
-the velocity's errors, and lets in more of its own.
+the velocity's errors, and lets in more of its own errors.
 """
 
 import matplotlib.pyplot as plt
@@ -45,10 +45,10 @@ fields = {"exact": oracle, "wrong velocity": mistaken(velocity=0.3), "wrong deno
 fields["trained"] = LearnedField(path, velocity=heads, denoiser=heads)
 
 # %%
-# With :math:`\epsilon = c\,\gamma` the score, minus the denoiser over :math:`\gamma`, is never divided by a
-# number near 0. The divergence is that of a histogram of the samples from the target's cells: about 0.004
-# even for perfect samples, 5,000 in 40 cells, with a standard error of about :math:`\sqrt{2\,\mathrm{KL}/n}`.
-# The dotted lines are :func:`~interpolants.kl_bound`, of the SDE itself, without its steps.
+# With :math:`\epsilon = c\,\gamma` the drift needs :math:`\epsilon s = -c\,\eta_z`: nothing is divided by a
+# :math:`\gamma` near 0. Divergences are from the target's cells to a histogram of samples, with a standard
+# error of about :math:`\sqrt{2\,\mathrm{KL}/n}`. Even perfect samples, 5,000 in 40 cells, get about 0.004. No
+# such floor, and no error of steps, is in the dotted lines, :func:`~interpolants.kl_bound`.
 
 x0, x1 = source.sample(5000, generator=random), target.sample(5000, generator=random)
 edges = torch.linspace(-4, 4, 41)
@@ -69,8 +69,8 @@ figure.legend(loc="outside upper center", ncols=4, fontsize=10)
 
 # %%
 # The exact field does not care. If only the velocity is wrong, more noise is better; if only the denoiser,
-# none is best. The trained field errs in both and gains a little from noise; the least of its bound, which
-# needs the truth too, is at less noise than the best samples. These are its paths.
+# none is best. The trained field errs in both and gains a little from noise. How much is best for yours you
+# have to measure: the bound needs the truth, and is only a bound. These are the trained field's paths.
 
 times, places = torch.linspace(0, 1, 81), torch.linspace(-4, 4, 161)
 density = torch.stack([oracle.log_density(t, places[:, None]) for t in times]).exp()

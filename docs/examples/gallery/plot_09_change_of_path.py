@@ -2,9 +2,9 @@ r"""
 Another path, without training again
 ====================================
 
-A velocity learnt on one path :math:`\alpha x_0 + \beta x_1` fixes the mean of each end given :math:`x_t`,
-and they the velocity on every other such path: a point of the one is, rescaled, a point of the other at
-another time. So the path that you train on need not be the one you sample on.
+A velocity learnt on one path :math:`\alpha x_0 + \beta x_1`, without latent noise, fixes the mean of each end
+given :math:`x_t`. These fix the velocity on every other such path of the same pairs: a point of the one is,
+rescaled, a point of the other at another time. So you need not sample on the path that you trained on.
 """
 
 import matplotlib.pyplot as plt
@@ -57,9 +57,9 @@ for axes, (name, field) in zip(panels, fields.items(), strict=True):
 # Few steps
 # ---------
 # Here the path matters: the steps err differently. In Euler steps trigonometric is the best of the three for
-# this target; in midpoint steps it is no better than linear. The variance-preserving path loses the midpoint
-# rule's second order, as :math:`\alpha` falls infinitely fast at its end. All of it is the error of the
-# steps: that of the network is the same on every path.
+# this target; in midpoint steps it is about as good as linear. The variance-preserving path loses the
+# midpoint rule's second order, as :math:`\alpha` falls infinitely fast at its end. All of it is the error of
+# the steps: that of the network is the same on every path.
 
 figure, axes = plt.subplots(figsize=(7.4, 4), layout="constrained")
 counts = (4, 8, 16, 32, 64)

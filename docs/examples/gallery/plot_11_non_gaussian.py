@@ -2,8 +2,8 @@ r"""
 Neither end is noise
 ====================
 
-When the source is not N(0, Id), velocity, ODE and likelihood need nothing new; the score, and with it every
-SDE, needs latent noise. Here two lying bars become three standing ones.
+When the source is not N(0, Id), velocity, ODE and likelihood need nothing new. The score no longer follows
+from the velocity; latent noise gives one, and with it SDEs. Here two lying bars become three standing ones.
 """
 
 import matplotlib.pyplot as plt
@@ -32,8 +32,8 @@ def trained(network, loss):
 # %%
 # Without latent noise: no score
 # ------------------------------
-# The velocity gives the ODE and its likelihood. It holds no score, and the library says so. The promise
-# ``gaussian_source=True`` would make it answer; nobody checks that promise, and here it is false.
+# The velocity gives the ODE and its likelihood. It holds no score, and the library says so. The promise of a
+# source N(0, Id), independent of the target, ``gaussian_source=True``, is not checked, and here it is false.
 
 network = trained(si.MLP(dim=2, generator=dice), si.Regression(si.Linear()))
 plain, claimed = (si.LearnedField(si.Linear(), velocity=network, gaussian_source=g) for g in (False, True))
@@ -61,9 +61,9 @@ for name, field in {"with latent noise": noisy, "from the false promise": claime
 # %%
 # ODE and SDE beside their floors
 # -------------------------------
-# The likelihood asks for the source's log density alone; its floor is the target's own. A point is astray
-# where the target is less dense than at 99 % of its points: the floor is 1 %. Neither latent noise nor the
-# SDE helps here. Between two sets of images they did: see the README's table of sources.
+# The likelihood asks for the source's log density alone; no model's is above the target's own on average. A
+# point is astray where the target is less dense than at 99 % of its points: the floor is 1 %. Neither latent
+# noise nor the SDE helps here. Between two sets of images they did: see the README's table of sources.
 
 for name, field in {"no latent noise": plain, "latent noise": noisy}.items():
     lost = ends[1].log_prob(x1[:500]) - si.log_likelihood(field, x1[:500], ends[0].log_prob).value

@@ -2,9 +2,9 @@ r"""
 IADB is DDIM
 ============
 
-IADB's Euler steps on the linear path and deterministic DDIM are one sampler in two notations, as
-:cite:t:`heitz2023iterative` show. :class:`~interpolants.DDIMSampler` is there to see it, and to try what is
-said about which of them is more stable. For use, take :class:`~interpolants.ODESampler`.
+From Gaussian noise, IADB's Euler steps on the linear path and deterministic DDIM are one sampler in two
+notations, as :cite:t:`heitz2023iterative` show. :class:`~interpolants.DDIMSampler` is there to see it, and to
+try what is said about which of them is more stable. For use, take :class:`~interpolants.ODESampler`.
 """
 
 import matplotlib.pyplot as plt
@@ -23,8 +23,10 @@ counts = [2**k for k in range(8)]
 # The same points on the way
 # --------------------------
 # An Euler step moves along the velocity. A DDIM step takes off the expected noise, divides by the share of
-# the data, and adds the noise again at the next time. With the exact field, lines (Euler) and rings (DDIM)
-# have the same corners, and the largest difference of 300 ends is a rounding that grew a little on the way.
+# the data, and adds the noise again at the next time. Its points are IADB's, divided by
+# :math:`\sqrt{\alpha^2 + \beta^2}`; the library hands them back at IADB's size. With the exact field, lines
+# (Euler) and rings (DDIM) have the same corners, and the largest difference of 300 ends is a rounding that
+# grew a little on the way.
 
 for dtype in (torch.float64, torch.float32):
     for n in counts:
@@ -67,9 +69,11 @@ for kind, (name, colour) in looks.items():
     axes.loglog(counts, euler, color=colour, linewidth=2, label=f"{name}, by Euler")
     axes.loglog(counts, ddim, "o", color=colour, markersize=9, fillstyle="none", label=f"{name}, by DDIM")
 axes.set(xlabel="steps", ylabel="median move / error of the network", xticks=counts, xticklabels=counts)
-axes.legend(title="a network that answers"), axes.grid(color="0.9"), axes.minorticks_off()
+axes.legend(title="a network that answers")
+axes.grid(color="0.9")
+axes.minorticks_off()
 
 # %%
 # Rings lie on lines: neither sampler is the more stable one. What differs is the question the network is
-# asked. With few steps an error of the noise is the worst by far; one of the velocity stays about what it
-# was.
+# asked. With few steps an error of the noise is the worst by far, with many one of the data; one of the
+# velocity stays about what it was.

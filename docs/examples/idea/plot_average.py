@@ -2,8 +2,8 @@
 Why the average direction is enough
 ===================================
 
-Each step of the random chain is its average plus a deviation. Averages add up; deviations of shrinking
-steps cancel.
+Each step of the random chain is its average plus a deviation. Averages add up; deviations, drawn afresh each
+time, mostly cancel, and all but vanish as the steps shrink.
 """
 
 import matplotlib.pyplot as plt

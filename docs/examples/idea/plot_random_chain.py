@@ -41,8 +41,8 @@ ends = ODESampler("dopri5", steps=1).sample(oracle, starts).final
 
 # %%
 # Rings are starts, dots are ends of chains and crosses ends of the deterministic path. Four steps scatter
-# the chains over the whole target. The middle start lies near the watershed between the two clouds, so its
-# chains need the most steps to agree.
+# the chains. The middle start lies near the watershed between the two clouds, so its chains reach both, and
+# need the most steps to agree.
 
 figure, panels = plt.subplots(3, figsize=(6.4, 7.6), layout="constrained")
 for axes, chain in zip(panels, chains, strict=True):

@@ -122,7 +122,7 @@ def page_at(browser, site):
                 request.url.startswith((site, "data:", "blob:")) or complaints.append(request.url)
             ),
         )
-        page.goto(f"{site}/{path}", wait_until="networkidle")
+        page.goto(f"{site}/{path}", wait_until="load")
         return page, complaints
 
     yield open_page
@@ -130,8 +130,9 @@ def page_at(browser, site):
         page.close()
 
 
-# Formulas are text until MathJax, where a page has any, is loaded and has come to them.
-SETTLED = "() => !window.MathJax || window.MathJax.startup?.promise?.then(() => true)"
+# Formulas are text until MathJax, where a page has any, is loaded, has come to them and has its fonts.
+SETTLED = """() => (window.MathJax ? window.MathJax.startup?.promise : Promise.resolve())
+    ?.then(() => document.fonts.ready).then(() => true)"""
 RENDERED = """() => [...document.querySelectorAll('.math')].filter(
     formula => !formula.querySelector('mjx-container') || formula.querySelector('mjx-merror')
 ).map(formula => formula.textContent)"""

@@ -73,8 +73,8 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in works}
     names, dice = list(works), random.Random(0)
     for _ in range(rounds):
-        # Another order each round: a neighbour's load then falls on all alike, and so does what the one before
-        # leaves in the caches, some 3 % of a small step. With turns the base would always follow itself.
+        # Another order each round: a neighbour's load then falls on all alike, and so does what the one
+        # before leaves in the caches, some 3 % of a small step. With turns the base would follow itself.
         dice.shuffle(names)
         for name in names:
             seconds[name].append(_block(works[name], counts[name], device))
